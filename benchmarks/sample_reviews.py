@@ -12,7 +12,7 @@ import csv
 import random
 import re
 
-from sentiment_jax.data.corpus import SAMPLE
+from sentiment_jax.data.dataset import SAMPLE
 
 COUNT = 2_000  # of all reviews
 WORDS = {

@@ -1,4 +1,4 @@
-"""Text classification in plain JAX: BERT, ELECTRA and an LSTM on movie reviews.
+"""Text classification in plain JAX: BERT, ELECTRA and an LSTM on texts of your own.
 
 From Python: `get_config`, `train`, `compare`, `pretrain`, and `load`, which returns a `Model`. They
 come from `api`, which is imported, and JAX with it, when the first of them is used.

@@ -25,7 +25,7 @@ from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import split_names
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
-from sentiment_jax.data.corpus import infer_source
+from sentiment_jax.data.dataset import infer_source
 from sentiment_jax.data.labels import find_class, join_columns
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.data.table import find_column
@@ -38,7 +38,7 @@ from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
 from sentiment_jax.sweeps.plan import find_run
 from sentiment_jax.training.fit import AfterEpoch
-from sentiment_jax.training.lineage import warn_of_training_reviews
+from sentiment_jax.training.lineage import warn_of_training_texts
 from sentiment_jax.training.trained_model import load_run
 
 # A table with the columns that data.text_column and data.label_column name, or (texts, labels).
@@ -70,9 +70,9 @@ def train(
     Args:
       config: a config of `get_config`, or its first argument.
       workdir: the run directory.
-      data: reviews to train on instead of the config's. They are written to `workdir` as a CSV
+      data: texts to train on instead of the config's. They are written to `workdir` as a CSV
         file, which config.json names: the run is resumed, evaluated and reported from there.
-      test: reviews to test on; without them, data.test_fraction of `data` is held out.
+      test: texts to test on; without them, data.test_fraction of `data` is held out.
       fresh: start over in a used `workdir`.
       after_epoch: functions that are called after each epoch, to log it elsewhere for example.
 
@@ -85,7 +85,7 @@ def train(
     directory = RunDirectory(Path(workdir).expanduser())
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
-    with _keep_reviews(config, directory, {"train": data, "test": test}, fresh) as config:
+    with _keep_texts(config, directory, {"train": data, "test": test}, fresh) as config:
         validate(config)  # by now it names the data
         startup.start(config)
         return train_run(config, directory.path, fresh=fresh, after_epoch=after_epoch)
@@ -100,7 +100,7 @@ def pretrain(
 ) -> dict[str, Any]:
     """Learn from unlabeled text, or resume, in `workdir`; return result.json.
 
-    The text is the config's: its source's reviews and unlabeled text, or pretrain.text. A training
+    The text is the config's: its source's texts and unlabeled text, or pretrain.text. A training
     starts from it by `{"model.pretrained": workdir}`. Arguments and errors are as in `train`.
     """
     config = infer_source(config if isinstance(config, ConfigDict) else get_config(config))
@@ -118,12 +118,12 @@ def compare(
     changes: Mapping[str, Any] | None = None,
     choose_by: str = "",
 ) -> pandas.DataFrame:
-    """Train the recipes for one's own texts on the same reviews, and test the one to use.
+    """Train the recipes for one's own texts on the same texts, and test the one to use.
 
     Args:
       workdir: will hold a run for each recipe; `load(workdir)` returns the chosen one.
-      data: reviews, or the path of a table.
-      test: reviews to test on; without them, data.test_fraction of `data` is held out.
+      data: texts, or the path of a table.
+      test: texts to test on; without them, data.test_fraction of `data` is held out.
       changes: "group.field" -> value, such as the encoder's {"model.pretrained": folder}.
       choose_by: the metric, as --choose_by names it.
 
@@ -138,7 +138,7 @@ def compare(
         changed["data.path"] = str(data)
         tables = {}
     config = infer_source(get_config("encoder", changed))
-    with _keep_reviews(config, directory, tables, fresh=False) as config:
+    with _keep_texts(config, directory, tables, fresh=False) as config:
         names = ("source", "path", "test_path", "separator", "quote", "header")
         changed |= {f"data.{name}": flatten(config)[f"data.{name}"] for name in names}
         startup.start(config)
@@ -209,7 +209,7 @@ class Model:
         """
         if isinstance(data, str):
             if data not in ("test", "val"):
-                raise InputError(f"evaluate({data!r}): choose test or val, or give reviews")
+                raise InputError(f"evaluate({data!r}): choose test or val, or give texts")
             scores, metrics = evaluate.score_run(self._trained, self._directory, data)
         else:
             names = self.config.data
@@ -217,9 +217,9 @@ class Model:
                 (row, text, join_columns(cells, row, names))
                 for row, text, *cells in _to_rows(data, names)
             ]
-            reviews = evaluate.read_labeled(self.config, "the data", names.text_column, rows=rows)
-            warn_of_training_reviews(self.workdir, reviews)
-            scores, metrics = evaluate.score_labeled([self._trained], reviews)
+            texts = evaluate.read_labeled(self.config, "the data", names.text_column, rows=rows)
+            warn_of_training_texts(self.workdir, texts)
+            scores, metrics = evaluate.score_labeled([self._trained], texts)
         return scores | metrics
 
     def export(self, folder: str | Path) -> None:
@@ -280,7 +280,7 @@ def _column(data: Any, name: str) -> pandas.Series:
 
 
 def _to_rows(data: Labeled, names: Any) -> list[tuple[str, ...]]:
-    """Return name, text and label of each review, or its cells in data.label_columns."""
+    """Return name, text and label of each text, or its cells in data.label_columns."""
     columns = _columns(names)
     parts = data if isinstance(data, tuple) else tuple(_column(data, name) for name in columns)
     if len(columns) > 2 and isinstance(parts[1], np.ndarray | pandas.DataFrame):  # of 0 and 1
@@ -295,7 +295,7 @@ def _to_rows(data: Labeled, names: Any) -> list[tuple[str, ...]]:
     if len({*map(len, cells)}) != 1 or not cells[0]:
         wanted = ", ".join(columns[1:])
         raise InputError(f"the data must be texts and as many of {wanted}: {[*map(len, cells)]}")
-    return [(f"number {i}", *review) for i, review in enumerate(zip(*cells, strict=True))]
+    return [(f"number {i}", *text) for i, text in enumerate(zip(*cells, strict=True))]
 
 
 def _columns(names: Any) -> list[str]:
@@ -303,7 +303,7 @@ def _columns(names: Any) -> list[str]:
 
 
 def _to_csv(data: Labeled, names: Any) -> str:
-    """Return reviews as the CSV file that our reader takes."""
+    """Return texts as the CSV file that our reader takes."""
     writer = csv.writer(text := io.StringIO(), lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(_columns(names))
     for name, *cells in _to_rows(data, names):
@@ -314,10 +314,10 @@ def _to_csv(data: Labeled, names: Any) -> str:
 
 
 @contextlib.contextmanager
-def _keep_reviews(
+def _keep_texts(
     config: ConfigDict, directory: RunDirectory, tables: Mapping[str, Labeled | None], fresh: bool
 ) -> Iterator[ConfigDict]:
-    """Write reviews to the run directory; yield the config that reads them there.
+    """Write texts to the run directory; yield the config that reads them there.
 
     If what follows fails before a run begins, which writes env.json, the files are as before.
     """
@@ -335,7 +335,7 @@ def _keep_reviews(
                 before[path] = _read(path)
                 if before[path] not in (None, text.encode()) and not fresh:
                     remedy = "choose another workdir, or fresh"
-                    raise InputError(f"{path} holds other reviews: {remedy}")
+                    raise InputError(f"{path} holds other texts: {remedy}")
                 write_atomically(path, text)
         paths = {split: str(directory.reviews[split].absolute()) for split in given}
         form = {"separator": "", "quote": "", "header": True}  # of the file written above

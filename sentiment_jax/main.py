@@ -38,7 +38,7 @@ Trains text classifiers (BERT, ELECTRA, an LSTM, n-grams) and classifies texts w
 modes
   train     train, or resume in --workdir, and test once at the end (the default)
   pretrain  learn from unlabeled text; --config.model.pretrained=RUN starts from the result
-  evaluate  score a run again, on its test or validation reviews, or on a labeled table
+  evaluate  score a run again, on its test or validation texts, or on a labeled table
   predict   classify texts with a run
   export    write a run of BERT or ELECTRA as a folder for Hugging Face's transformers
   compare   train the recipes for texts of your own on the same splits, test the one to use
@@ -220,7 +220,7 @@ def dispatch() -> None:
     config = CONFIG.value
     changes = {} if config is None else config_flags.get_override_values(flags.FLAGS["config"])
     if mode in ("train", "pretrain", "compare", "sweep"):
-        from sentiment_jax.data.corpus import infer_source
+        from sentiment_jax.data.dataset import infer_source
 
         config = infer_source(config)
         if mode != "compare":  # which has recipes of its own

@@ -31,7 +31,7 @@ import sweeping
 from commands import ROOT, command_line
 
 from sentiment_jax import main
-from sentiment_jax.data.corpus import READERS
+from sentiment_jax.data.dataset import READERS
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import startup

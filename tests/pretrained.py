@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from sentiment_jax.config.schema import ENCODERS, DataConfig
-from sentiment_jax.data.corpus import READERS
+from sentiment_jax.data.dataset import READERS
 from sentiment_jax.data.tokenization import train_wordpiece
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.modes.export import Export, export_pretrained

@@ -1,4 +1,4 @@
-"""Reviews for tests: random token ids, texts encoded as lists; tables written, read and refused."""
+"""Texts for tests: random token ids, texts encoded as lists; tables written, read and refused."""
 
 import csv
 import dataclasses
@@ -9,13 +9,13 @@ import pytest
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.encoding import Encoded, encode
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.errors import InputError
 
 
 def random_encoded(count, *, longest, vocabulary, seed=0, **changes):
-    """Reviews of random length, up to `longest` tokens, with random ids from 1 and labels."""
+    """Texts of random length, up to `longest` tokens, with random ids from 1 and labels."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, longest + 1, count)
     encoded = Encoded(
@@ -34,7 +34,7 @@ def learn_words(texts, vocabulary_size=1000, min_frequency=1, **ngrams):
 
 def encode_lists(tokenizer, texts, *, max_length=99, truncation="head"):
     """Token ids of each text, and how many texts were cut."""
-    encoded = encode(tokenizer, Reviews.from_texts(texts), max_length, truncation)
+    encoded = encode(tokenizer, Texts.from_texts(texts), max_length, truncation)
     rows = np.split(encoded.token_ids, encoded.offsets[1:-1])
     return [row.tolist() for row in rows], encoded.truncated
 

@@ -37,7 +37,7 @@ LONGER = ONE_SHAPE | {"epochs": 2, "batch_size": 4, "log_every": 1, "checkpoint_
 
 
 def make_small(**changes):
-    """An LSTM on a few dozen embedded reviews: a run takes seconds."""
+    """An LSTM on a few dozen embedded texts: a run takes seconds."""
     return override(lstm.get_config("sample"), SMALL | changes)
 
 

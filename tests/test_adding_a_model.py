@@ -57,7 +57,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(recipe, tmp_path_factory):
-    """A finished run of the recipe on a few reviews."""
+    """A finished run of the recipe on a few texts."""
     workdir = tmp_path_factory.mktemp("runs") / "first"
     train(override(read_recipe(recipe), SMALL), workdir)
     return workdir

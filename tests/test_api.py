@@ -17,7 +17,7 @@ from reviews import refuses
 import sentiment_jax
 from sentiment_jax import api
 from sentiment_jax.config.recipes import override
-from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.predict import Table, predict_table
@@ -163,7 +163,7 @@ def test_scores_are_those_of_the_run(model, finished):
     result = read_json(finished / "result.json")
     for split, scores in (("test", model.evaluate()), ("val", model.evaluate("val"))):
         assert scores == result[split] | result["metrics"][split]
-    test = load_corpus(model.config.data).splits["test"]
+    test = load_dataset(model.config.data).splits["test"]
     labels = np.array(["neg", "pos"])[test.labels]
     for data in ((test.texts, labels), {"text": test.texts, "label": test.labels}):
         scores = model.evaluate(data)
@@ -185,9 +185,9 @@ def test_training_on_a_table(tmp_path):
     """It enters as a CSV file in the run's folder: the run can be scored and resumed from there."""
     texts = ['=1+1, "quoted"', "two\r\nlines", "caf\u00e9", "x" * 200_000, " spaces "]
     texts += [f"a {('bad', 'good')[i % 2]} pan, number {i}" for i in range(55)]
-    own = pandas.DataFrame({"review": texts, "stars": 3, "opinion": 1.0}, index=range(100, 160))
+    own = pandas.DataFrame({"text": texts, "stars": 3, "opinion": 1.0}, index=range(100, 160))
     own.loc[::2, "opinion"] = 0.0
-    columns = {"text_column": "Review", "label_column": "opinion"}  # in any case
+    columns = {"text_column": "Text", "label_column": "opinion"}  # in any case
     # The same program, whatever the words.
     sizes = {"vocabulary_size": 10, "limit": 0, "test_limit": 0, "length_buckets": ()}
     own_data = {"source": "csv"}  # as in the recipes for it: the call names the reviews
@@ -201,10 +201,10 @@ def test_training_on_a_table(tmp_path):
     assert read_json(workdir / "env.json")["data"]["source"] == "csv"
     model = sentiment_jax.load(workdir)
     assert model.evaluate()["loss"] == result["test"]["loss"]
-    assert sum(map(len, load_corpus(model.config.data).splits.values())) == 60
+    assert sum(map(len, load_dataset(model.config.data).splits.values())) == 60
     assert model.evaluate(own)["examples"] == 60
     assert train(own) == result
-    refuses("reviews.csv holds other reviews", train, own.head(50))
+    refuses("reviews.csv holds other texts", train, own.head(50))
     learns = override(config, {"model.pretrained": str(workdir)})
     with pytest.raises(InputError, match="learns from .*, its own --workdir"):
         sentiment_jax.train(learns, workdir, own.head(50), fresh=True)
@@ -230,7 +230,7 @@ def test_reviews_that_another_process_has_just_written_stay(tmp_path, monkeypatc
         return lock(directory)
 
     monkeypatch.setattr(api, "lock_run", lock_after_the_other)
-    refuses("holds other reviews", sentiment_jax.train, runs.make_small(), tmp_path / "run", MANY)
+    refuses("holds other texts", sentiment_jax.train, runs.make_small(), tmp_path / "run", MANY)
     assert path.read_text() == "theirs"
 
 

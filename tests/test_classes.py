@@ -20,9 +20,9 @@ from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews, fold_splits, stratified_split
+from sentiment_jax.data.texts import Texts, fold_splits, stratified_split
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.evaluate import evaluate_split
@@ -42,7 +42,7 @@ NAMES = ("bad", "Fair", "good")
 
 
 def rows(**counts):
-    """Reviews of each class, of random words between two of its own."""
+    """Texts of each class, of random words between two of its own."""
     rng = np.random.default_rng(0)
     fill = [f"word{i}" for i in range(60)]
     return [
@@ -54,7 +54,7 @@ def rows(**counts):
 
 @pytest.fixture(scope="module")
 def make_config(tmp_path_factory):
-    """A config for reviews of so many of each class."""
+    """A config for texts of so many of each class."""
 
     def make(changes, **counts):
         path = write_csv(tmp_path_factory.mktemp("data") / "a.csv", rows(**counts))
@@ -127,9 +127,9 @@ def test_a_stopped_run_resumes(run, config, tmp_path):
 def test_classes_that_were_asked_for_are_kept_whatever_their_names(config):
     """Of three, these two: without their names, evaluate would find the third again."""
     frozen = resolve(config)
-    assert with_classes(frozen, Reviews.from_texts(["a"])).data.labels == ""
+    assert with_classes(frozen, Texts.from_texts(["a"])).data.labels == ""
     named = replace_settings(frozen, {"data.labels": "negative,positive"})
-    assert with_classes(named, Reviews.from_texts(["a"])).data.labels == "negative,positive"
+    assert with_classes(named, Texts.from_texts(["a"])).data.labels == "negative,positive"
 
 
 def test_evaluate_and_predict(run, trained, tmp_path, capsys):
@@ -204,7 +204,7 @@ def test_of_many_classes_the_worst_are_shown(tmp_path, capsys):
         in shown
     )
     recall = sorted(scores["recall"] for scores in measured.values())
-    printed = re.findall(r"(intent..): precision .*, recall (0\.\d+) of 4 reviews", shown)
+    printed = re.findall(r"(intent..): precision .*, recall (0\.\d+) of 4 texts", shown)
     assert [float(of) for _, of in printed] == pytest.approx(recall[:10], abs=1e-4)
     last = f"and 3 more classes, recall from {recall[10]:.4f} to {recall[12]:.4f}"
     assert last in shown and "10 more" not in shown
@@ -224,14 +224,14 @@ def test_of_many_classes_the_worst_are_shown(tmp_path, capsys):
 def test_a_thousand_classes_of_five_reviews_are_split():
     names = tuple(f"intent {i}" for i in range(1000))
     labels = [i for i in range(1000) for _ in range(5)]
-    reviews = Reviews.from_texts(map(str, range(5000)), labels, classes=names)
+    reviews = Texts.from_texts(map(str, range(5000)), labels, classes=names)
     kept, held_out = stratified_split(reviews, 0.1, seed=0)
     assert np.bincount(reviews.labels[held_out]).tolist() == [1] * 1000
     for fold, rest in fold_splits(reviews.take(kept), 3, seed=0):
         assert len({*reviews.take(kept).labels[fold].tolist()}) == 1000 and len(rest)
     with pytest.raises(InputError) as caught:
         stratified_split(reviews.take(np.arange(0, 5000, 5)), 0.1, seed=0)
-    assert "1 intent 4 and 995 more reviews cannot be split" in str(caught.value)
+    assert "1 intent 4 and 995 more texts cannot be split" in str(caught.value)
 
 
 def test_thresholds_are_shares_to_the_power_of_the_best_scores():
@@ -272,7 +272,7 @@ def test_a_rare_class_has_a_threshold_that_every_mode_uses(
     assert evaluate_split([tmp_path / "run"], "test") == result["test"]
     for calibrated in (False, True):
         trained = load_run(tmp_path / "run", calibrated=calibrated)
-        texts = list(load_corpus(trained.config.data).splits["test"].texts)
+        texts = list(load_dataset(trained.config.data).splits["test"].texts)
         found, _ = predict([trained], texts)
         assert [NAMES[i] for i in decide(found, trained.thresholds)] == predicted
     assert load_run(tmp_path / "run").config.data.rare
@@ -306,7 +306,7 @@ def test_unequal_classes_are_weighted_and_guessing_is_printed(make_config, tmp_p
     shown, errors = capsys.readouterr()
     assert "labels   bad (0), good (1); good is positive" in shown
     assert "always saying 'good' gives 0.8000" in shown and "balanced accuracy 0.5" in shown
-    assert "bad: precision 0." in shown and "of 12 reviews" in shown
+    assert "bad: precision 0." in shown and "of 12 texts" in shown
     assert "no better than guessing" in errors and "(majority baseline: 0.8" in errors
     assert measured["test"]["majority_baseline"] == 0.8
     evaluate_split([tmp_path / "run"], "test")

@@ -5,7 +5,7 @@ from sentiment_jax.training.objectives.classification import Classification
 
 
 def encoder_products():
-    """The textbook's multiply-adds for a review."""
+    """The textbook's multiply-adds for a text."""
     hidden, inner, layers, length = 32, 64, 3, 16
     a_token = 4 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden
     head = hidden * hidden + 2 * hidden

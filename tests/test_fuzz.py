@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import sentiment_jax
-from sentiment_jax.data.reviews import is_blank, normalize_text
 from sentiment_jax.data.table import read_table
+from sentiment_jax.data.texts import is_blank, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.predict import BLANK, predict, predict_table
 from sentiment_jax.storage.files import NUMBER

@@ -22,10 +22,10 @@ from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
-from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.data.labels import apply_temperature, find_class
-from sentiment_jax.data.reviews import Reviews, fold_splits, stratified_sample, stratified_split
-from sentiment_jax.data.table import read_labeled, read_reviews
+from sentiment_jax.data.table import read_labeled, read_texts
+from sentiment_jax.data.texts import Texts, fold_splits, stratified_sample, stratified_split
 from sentiment_jax.modes import compare as mode
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.evaluate import evaluate_file, evaluate_split
@@ -112,11 +112,11 @@ def pair(run, table, tmp_path_factory):
 
 
 def draw_reviews(count=300, seed=0):
-    """Reviews of four labels of unequal shares, a tenth of the texts twice."""
+    """Texts of four labels of unequal shares, a tenth of the texts twice."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((count, 4)) < (0.5, 0.3, 0.1, 0.04)).astype(np.int32)
     texts = [f"text {i if i % 10 else max(i - 1, 0)}" for i in range(count)]
-    return Reviews.from_texts(texts, labels, classes=("a", "b", "c", "d"))
+    return Texts.from_texts(texts, labels, classes=("a", "b", "c", "d"))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -145,8 +145,8 @@ def test_splits_hold_each_label_in_proportion_and_equal_texts_on_one_side(seed):
 
 
 def test_a_label_of_one_text_cannot_be_split():
-    reviews = Reviews.from_texts("abc", np.int32([[1, 0], [1, 1], [1, 0]]), classes=("x", "rare"))
-    refuses("1 rare reviews cannot be split", stratified_split, reviews, 0.5, seed=0)
+    reviews = Texts.from_texts("abc", np.int32([[1, 0], [1, 1], [1, 0]]), classes=("x", "rare"))
+    refuses("1 rare texts cannot be split", stratified_split, reviews, 0.5, seed=0)
     refuses("class 'rare' needs two different texts", fold_splits, reviews, 2, seed=0)
 
 
@@ -157,7 +157,7 @@ def as_columns(cells):
 
 def test_both_forms_of_a_table_and_lists_of_python_and_json_are_the_same(tmp_path):
     cells = rows(60)
-    joined = load_corpus(
+    joined = load_dataset(
         DataConfig("csv", write_csv(tmp_path / "a.csv", cells), label_separator=";")
     )
     spaced = [(text, f" {label.replace(';', ' ; ').upper()};;") for text, label in cells]
@@ -169,13 +169,13 @@ def test_both_forms_of_a_table_and_lists_of_python_and_json_are_the_same(tmp_pat
     }
     for name, (found, header, settings) in tables.items():
         path = write_csv(tmp_path / f"{name}.csv", found, header)
-        corpus = load_corpus(DataConfig("csv", path, **settings))
-        assert corpus.statistics["data_hash"] == joined.statistics["data_hash"], name
+        dataset = load_dataset(DataConfig("csv", path, **settings))
+        assert dataset.statistics["data_hash"] == joined.statistics["data_hash"], name
     lines = [json.dumps({"text": t, "label": x.split(";") if x else []}) for t, x in cells]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    corpus = load_corpus(DataConfig("csv", str(tmp_path / "a.jsonl"), label_separator=","))
-    assert corpus.statistics["data_hash"] == joined.statistics["data_hash"]
-    train = corpus.splits["train"]
+    dataset = load_dataset(DataConfig("csv", str(tmp_path / "a.jsonl"), label_separator=","))
+    assert dataset.statistics["data_hash"] == joined.statistics["data_hash"]
+    train = dataset.splits["train"]
     assert train.classes == NAMES
     assert joined.statistics["reviews"]["train"] == len(train)
     assert joined.statistics["counts"]["train"] == dict(
@@ -201,7 +201,7 @@ SLIPS = [
     ([(t, f" {x.replace(';', ' ; ')} ;") for t, x in GOOD], None, SEMICOLON, ""),
     ([(t, f"{x};{x}") for t, x in GOOD], None, SEMICOLON, ""),
     ([(t, x.replace(";", " and ")) for t, x in GOOD], None, {"data.label_separator": " and "}, ""),
-    ([*GOOD, ("one", "a;tpyo")], None, SEMICOLON, "labels of fewer than 5 reviews .row 62: 'tpyo'"),
+    ([*GOOD, ("one", "a;tpyo")], None, SEMICOLON, "labels of fewer than 5 texts .row 62: 'tpyo'"),
     ([(t, "a" if x else "") for t, x in GOOD], None, SEMICOLON, "1 different labels, a .48.; 2 to"),
     ([(t, "") for t, _ in GOOD], None, SEMICOLON, "0 different labels"),
     ([(t, t) for t, _ in GOOD], None, SEMICOLON, "are these texts. name the other column"),
@@ -223,7 +223,7 @@ SLIPS = [
     (COLUMNS, AB, {"data.label_columns": "a"}, "data.label_columns names 1: 2 to 1,000 expected"),
     (COLUMNS, AB, {"data.label_columns": "text,a"}, "column 'text': 'text 0' is neither 0 nor 1"),
     (COLUMNS, AB, {"data.label_columns": "a,c"}, "needs one column 'c'"),
-    ([(t, a, 0) for t, a, _ in COLUMNS], AB, OF_TWO, "0 b reviews cannot be split"),
+    ([(t, a, 0) for t, a, _ in COLUMNS], AB, OF_TWO, "0 b texts cannot be split"),
     (
         GOOD,
         None,
@@ -254,7 +254,7 @@ def test_slips(slip, tmp_path):
 
     def read():
         validate(config)
-        return read_reviews(make_frozen(flatten(config)).data)
+        return read_texts(make_frozen(flatten(config)).data)
 
     if line:
         message = refuses(line, read)
@@ -281,13 +281,13 @@ def test_labels_of_a_scored_table(tmp_path, capsys):
 def test_a_run_says_what_it_learned(printed):
     run, shown, errors = printed
     assert errors == ""
-    assert "labels   price, quality, shipping; several per review, or none" in shown
-    assert re.search(r"train +128 reviews, price: \d+, quality: \d+, shipping: \d+", shown)
+    assert "labels   price, quality, shipping; several per text, or none" in shown
+    assert re.search(r"train +128 texts, price: \d+, quality: \d+, shipping: \d+", shown)
     result = read_json(run / "result.json")
     assert f"macro F1 {result['val']['macro_f1']:.4f}" in shown
     measured = result["metrics"]["test"]
     assert f"micro F1 {measured['micro_f1']:.4f}, macro F1 {measured['macro_f1']:.4f}" in shown
-    assert re.search(r"price: precision .\.\d{4}, recall .\.\d{4} of \d+ reviews", shown)
+    assert re.search(r"price: precision .\.\d{4}, recall .\.\d{4} of \d+ texts", shown)
     assert re.search(r"linear +accuracy .\.\d{4}  loss .\.\d{4}  macro F1 ", shown)
     assert result["test"]["accuracy"] > 0.5 and measured["macro_f1"] > 0.7
     assert len(result["thresholds"]) == len(result["temperature"]) == 3
@@ -441,7 +441,7 @@ def test_without_validation_the_thresholds_are_a_half(table, tmp_path):
 
 
 def test_the_linear_baseline_is_one_model_per_label():
-    reviews = Reviews.from_texts(
+    reviews = Texts.from_texts(
         [text for text, _ in rows(150)],
         np.int32([[name in label for name in NAMES] for _, label in rows(150)]),
         classes=NAMES,
@@ -536,7 +536,7 @@ def test_many_rare_labels_that_occur_together_are_split():
     rng = np.random.default_rng(0)
     labels = (rng.random((400, 30)) < 0.03).astype(np.int32)
     names = tuple(f"label {i}" for i in range(30))
-    reviews = Reviews.from_texts(map(str, range(400)), labels, classes=names)
+    reviews = Texts.from_texts(map(str, range(400)), labels, classes=names)
     for seed in range(5):
         _, held = stratified_split(reviews, 0.1, seed=seed)
         share = labels[held].sum(axis=0) - 0.1 * labels.sum(axis=0)

@@ -18,7 +18,7 @@ import sentiment_jax
 from configs import lstm
 from sentiment_jax import main
 from sentiment_jax.config.stored import flatten
-from sentiment_jax.data import corpus
+from sentiment_jax.data import dataset
 from sentiment_jax.modes import export
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json
@@ -162,7 +162,7 @@ def test_the_version(printed):
 def test_evaluate_may_change_where_the_data_are_now(printed, refused, finished, tmp_path):
     """The recipe only names the settings: the run's own source reads the file that has moved."""
     table = tmp_path / "reviews.csv"
-    shutil.copy(corpus.SAMPLE, table)
+    shutil.copy(dataset.SAMPLE, table)
     settings = {"epochs": 1, "data.source": "csv", "data.path": table, "data.test_limit": 12}
     train = [SAMPLE, *runs.small_flags(**settings), f"--workdir={tmp_path}/run"]
     printed(*train)

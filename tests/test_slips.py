@@ -19,12 +19,12 @@ def relabeled(label):
 
 
 NAMES = "its columns are {}; name yours by --config.data.text_column"
-RARE = "labels of fewer than 5 reviews \\({}"
+RARE = "labels of fewer than 5 texts \\({}"
 SLIPS = {  # flags, the content of reviews.csv, the line
     "a path with a typing error": ("data.path=reveiws.csv", table(), "cannot read .*reveiws.csv"),
     "a folder without classes": ("data.path=.", table(), "holds no CLASS/\\*.txt"),
     "an empty file": ("", "", "the file is empty"),
-    "a header alone": ("", "text,label\n", "reviews.csv holds no reviews"),
+    "a header alone": ("", "text,label\n", "reviews.csv holds no texts"),
     "no header": (
         "",
         table("a good thing,pos"),
@@ -34,8 +34,8 @@ SLIPS = {  # flags, the content of reviews.csv, the line
     "a separator of two characters": ("data.separator=::", table(), "'::', .* is one character"),
     "columns of other names": (
         "",
-        table("review,stars"),
-        NAMES.format("'review', 'stars'") + "=review --config.data.label_column=stars ",
+        table("text,stars"),
+        NAMES.format("'text', 'stars'") + "=text --config.data.label_column=stars ",
     ),
     "a column with a typing error": (
         "data.text_column=txt",
@@ -73,18 +73,18 @@ SLIPS = {  # flags, the content of reviews.csv, the line
     "blank texts": (
         "",
         table(rows=[("", "pos"), *ROWS]),
-        "1 of 61 reviews .* without text \\(row 2",
+        "1 of 61 texts .* without text \\(row 2",
     ),
     "no labels": ("", relabeled(lambda i: ""), "no label \\(row 2: ''.* and 55 more\\): remove"),
     "numbers to predict": ("", relabeled(lambda i: i / 7), "regression is not supported"),
     "a label with a typing error": ("", table(rows=[*ROWS, ("so", "ops")]), RARE.format("row 62")),
-    "one class": ("", relabeled(lambda i: "pos"), "0 negative reviews cannot be split"),
-    "three rows": ("", table(rows=ROWS[:3]), "1 pos reviews cannot be split"),
-    "labels that no row has": ("data.labels=good,bad", table(), "0 good, 0 bad reviews"),
+    "one class": ("", relabeled(lambda i: "pos"), "0 negative texts cannot be split"),
+    "three rows": ("", table(rows=ROWS[:3]), "1 pos texts cannot be split"),
+    "labels that no row has": ("data.labels=good,bad", table(), "0 good, 0 bad texts"),
     "more folds than texts": ("data.folds=200", table(), "needs 200 different texts, there are 48"),
     "percent": ("data.test_fraction=20", table(), "data.test_fraction=20.0 must be .* < 1"),
     "a number with a letter": ("epochs=3x", table(), "--config.epochs=3x: a whole number"),
-    "the table for the recipe": ("--config=reviews.csv", table(), "no recipe: .*data.path=reviews"),
+    "the table for the recipe": ("--config=reviews.csv", table(), "no recipe: .*data.path=texts"),
     "a short flag": (
         "--data=reviews.csv",
         table(),

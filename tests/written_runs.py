@@ -7,7 +7,7 @@ import numpy as np
 from configs import lstm
 from sentiment_jax.config.recipes import override
 from sentiment_jax.data.predictions import write_predictions
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -59,7 +59,7 @@ def write_run(directory, config, outcome, *, wrong=None, statistics=None, **resu
 def _write_predictions(files, config, wrong, split="test"):
     rows = np.arange(TESTED)
     labels = rows % len(config.classes)
-    reviews = Reviews.from_texts(map(str, rows), labels.tolist())
+    reviews = Texts.from_texts(map(str, rows), labels.tolist())
     p_label = np.linspace(0.61, 0.99, TESTED)
     p_label[list(wrong)] = np.linspace(0.02, 0.32, len(wrong))
     probabilities = np.zeros((TESTED, len(config.classes)), np.float32)

@@ -47,9 +47,9 @@ from benchmarks.accuracy import rows
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.stored import make_frozen
-from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews, stratified_sample
+from sentiment_jax.data.texts import Texts, stratified_sample
 from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -181,7 +181,7 @@ def logistic_regression(method: str, labels: int, draw: int) -> dict[str, object
 @functools.cache
 def fit_features(
     method: str, settings: tuple[tuple[str, object], ...]
-) -> tuple[dict[str, Reviews], dict[str, Any]]:
+) -> tuple[dict[str, Texts], dict[str, Any]]:
     """Return the reviews of each split, and their features, fitted on all texts but the test's."""
     config = make_frozen(override(read_recipe("average"), dict(settings)))
     text = load_text(config.data, config.pretrain.text, tested=False).splits["train"]
@@ -189,7 +189,7 @@ def fit_features(
     if method == "lsa":
         model = make_pipeline(model, TruncatedSVD(100, random_state=0), Normalizer())
     model.fit(text.texts)
-    reviews = load_corpus(config.data).splits
+    reviews = load_dataset(config.data).splits
     features = {name: model.transform(reviews[name].texts) for name in ("train", "test")}
     return reviews, features
 

@@ -26,9 +26,9 @@ from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.data.encoding import WHOLE, Encoded, encode
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.storage.files import write_json
 
@@ -88,7 +88,7 @@ def log_count_ratios(
 class Features:
     """The n-grams of training reviews, with their log-count ratios."""
 
-    def __init__(self, reviews: Reviews, order: int):
+    def __init__(self, reviews: Texts, order: int):
         self.order = order
         self.tokenizer = train_word_level(reviews.texts, MOST_WORDS, min_frequency=1)
         numbers, rows = self._find(reviews)
@@ -97,7 +97,7 @@ class Features:
         self.ratios = log_count_ratios(present, reviews.labels)
         self.of_training = self._scale(present)
 
-    def of(self, reviews: Reviews) -> sparse.csr_matrix:
+    def of(self, reviews: Texts) -> sparse.csr_matrix:
         """Return a row for each review: the ratios of its n-grams, without unknown ones."""
         numbers, rows = self._find(reviews)
         found, inverse = np.unique(numbers, return_inverse=True)
@@ -106,7 +106,7 @@ class Features:
         known = (self.ngrams[places] == found)[inverse]
         return self._scale(self._matrix(rows[known], columns[known], len(reviews)))
 
-    def _find(self, reviews: Reviews) -> tuple[np.ndarray, np.ndarray]:
+    def _find(self, reviews: Texts) -> tuple[np.ndarray, np.ndarray]:
         encoded = encode(self.tokenizer, reviews, WHOLE, "head")
         return find_ngrams(encoded, self.tokenizer.get_vocab_size(), self.order)
 
@@ -146,7 +146,7 @@ def score(
 
 
 def try_all(
-    train: Reviews, val: Reviews, orders: Sequence[int], costs: Mapping[str, Sequence[float]]
+    train: Texts, val: Texts, orders: Sequence[int], costs: Mapping[str, Sequence[float]]
 ) -> Iterator[tuple[Choice, dict[str, Any]]]:
     """Yield each choice with its scores on validation."""
     for order in orders:
@@ -172,7 +172,7 @@ class Clock:
         return {f"{name}_seconds": round(spent, 1) for name, spent in seconds.items()}
 
 
-def train_and_test(choice: Choice, train: Reviews, others: dict[str, Reviews]) -> dict[str, Any]:
+def train_and_test(choice: Choice, train: Texts, others: dict[str, Texts]) -> dict[str, Any]:
     """Train a choice; return its scores on other reviews and both times."""
     clock = Clock()
     features = Features(train, choice.order)
@@ -192,15 +192,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the folder of result.json")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
-    corpus = load_corpus(DataConfig(source="tfds", path=given.data_dir))
-    train, val, test = (corpus.splits[name] for name in ("train", "val", "test"))
+    dataset = load_dataset(DataConfig(source="tfds", path=given.data_dir))
+    train, val, test = (dataset.splits[name] for name in ("train", "val", "test"))
     clock = Clock()
     tried = []
     for choice, scores in try_all(train, val, ORDERS, COSTS):
         tried.append((choice, scores))
         print(f"{choice}: {scores['accuracy']:.4f} on {len(val):,}", flush=True)
     choosing = clock.read()
-    every = Reviews.from_texts([*train.texts, *val.texts], [*train.labels, *val.labels])
+    every = Texts.from_texts([*train.texts, *val.texts], [*train.labels, *val.labels])
     results = []
     for name in COSTS:
         own = [entry for entry in tried if entry[0].classifier == name]
@@ -220,7 +220,7 @@ def main() -> None:
         "choosing": choosing,
         "trained": results,
         "grid": [{**dataclasses.asdict(choice), **scores} for choice, scores in tried],
-        "data": corpus.statistics,
+        "data": dataset.statistics,
         **{name: environment[name] for name in ("python", "machine", "git_revision")},
         "scikit_learn": sklearn.__version__,
     }

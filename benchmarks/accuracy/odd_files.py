@@ -18,8 +18,8 @@ from pathlib import Path
 import pandas
 
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.reviews import normalize_text
-from sentiment_jax.data.table import read_reviews
+from sentiment_jax.data.table import read_texts
+from sentiment_jax.data.texts import normalize_text
 from sentiment_jax.errors import InputError
 
 TEXTS = {
@@ -126,7 +126,7 @@ def read(path: Path, wanted: Rows, settings: dict[str, str], flags: str = "") ->
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             typed: dict = settings | ({"header": False} if "header" in settings else {})
-            splits = read_reviews(DataConfig("csv", str(path), **typed))
+            splits = read_texts(DataConfig("csv", str(path), **typed))
     except InputError as error:
         named = re.findall(r"--config\.data\.(\w+)=('[^']*'|\"[^\"]*\"|,|[^\s,:)]+)", str(error))
         new = settings | {name: "".join(shlex.split(value)) for name, value in reversed(named)}

@@ -27,7 +27,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks.accuracy import rows
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
 
@@ -52,7 +52,7 @@ def write_splits(settings: Mapping[str, str], folder: Path) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     values = {name: int(value) if value.isdigit() else value for name, value in settings.items()}
     recipe = override(read_recipe("encoder"), values | {"model.pretrained": WEIGHTS.value})
-    splits = load_corpus(resolve(recipe).data).splits
+    splits = load_dataset(resolve(recipe).data).splits
     for name, split in splits.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

@@ -25,7 +25,7 @@ from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 
 MODEL = flags.DEFINE_enum("model", "bert", ("bert", "electra"), "Which model.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Reviews per step.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts per step.")
 LENGTH = flags.DEFINE_integer("length", 128, "Tokens per review.")
 STEPS = flags.DEFINE_integer("steps", 5, "Timed steps after the first, which compiles.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Dtype of the computation.")

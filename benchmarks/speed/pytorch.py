@@ -38,7 +38,7 @@ from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
-SOURCE = flags.DEFINE_string("source", "tfds", "Reviews: tfds, or the embedded sample.")
+SOURCE = flags.DEFINE_string("source", "tfds", "Texts: tfds, or the embedded sample.")
 OUTPUT = flags.DEFINE_string("output", "results/speed/pytorch", "Folder of table, JSON and plot.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed passes of each side.")
 TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "PyTorch's interpreter.")
@@ -160,7 +160,7 @@ def first_steps(folder: Path) -> dict[str, Any]:
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-class Reviews:
+class Texts:
     """Encoded reviews of one model, to draw samples from."""
 
     def __init__(self, config: ConfigDict, folder: Path):
@@ -199,7 +199,7 @@ class Reviews:
         }
 
 
-def comparisons(encoder: Reviews, recurrent: Reviews, long: Reviews) -> list[dict[str, Any]]:
+def comparisons(encoder: Texts, recurrent: Texts, long: Texts) -> list[dict[str, Any]]:
     """Return the jobs of the main table."""
     bert_job = {"model": MINILM, "optimizer": "adamw"}
     lstm_job = {"model": LSTM, "optimizer": "adam"}
@@ -212,7 +212,7 @@ def comparisons(encoder: Reviews, recurrent: Reviews, long: Reviews) -> list[dic
     ]
 
 
-def growth(encoder: Reviews, long: Reviews, recurrent: Reviews) -> dict[str, list[dict[str, Any]]]:
+def growth(encoder: Texts, long: Texts, recurrent: Texts) -> dict[str, list[dict[str, Any]]]:
     """Return jobs that differ in a single quantity, by the quantity's name."""
     bert_job = {"model": MINILM, "optimizer": "adamw", "mode": "train"}
     lstm_job = {"model": LSTM, "optimizer": "adam", "mode": "train"}
@@ -255,7 +255,7 @@ def main(_: list[str]) -> None:
     words.data.max_length = 256
     words.data.length_buckets = (64, 128, 160, 192, 224)
     with tempfile.TemporaryDirectory() as folder:
-        encoder, recurrent, long = (Reviews(c, Path(folder)) for c in (short, words, far))
+        encoder, recurrent, long = (Texts(c, Path(folder)) for c in (short, words, far))
         found: dict[str, Any] = {"compare": [], "environment": describe_environment()}
         if "start" in wanted:
             with tempfile.TemporaryDirectory() as runs:

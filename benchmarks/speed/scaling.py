@@ -21,7 +21,7 @@ from absl import app, flags
 
 OUTPUT = flags.DEFINE_string("output", "results/speed/scaling", "Folder of NAME.csv and NAME.png.")
 MODEL = flags.DEFINE_enum("model", "lstm", ("lstm", "bert", "electra"), "Which model.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Reviews per step, on all devices together.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Texts per step, on all devices together.")
 LENGTH = flags.DEFINE_integer("length", 128, "Tokens per review.")
 STEPS = flags.DEFINE_integer("steps", 10, "Timed steps after the first, which compiles.")
 COUNTS = flags.DEFINE_multi_integer("devices", [1, 2, 4], "Device counts to try.")

@@ -210,7 +210,7 @@ def curves(
                 style = {"color": RED, "marker": ".", "linestyle": "--"}
                 axes.plot(*epoch_means(records, "train", name), label="training", **style)
                 epochs, means = epoch_means(records, "val", name)
-                if epochs:  # or no reviews are held out
+                if epochs:  # or no texts are held out
                     axes.plot(epochs, means, color=BLUE, marker=".", label="validation")
                 if name == "accuracy" and best and metric not in ("loss", name):
                     words = f"validation {metric.replace('_', ' ')}"

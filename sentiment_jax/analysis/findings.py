@@ -8,7 +8,7 @@ import pandas
 
 from sentiment_jax.analysis.html import cell
 from sentiment_jax.analysis.records import Group, ranking_of
-from sentiment_jax.data.reviews import list_classes
+from sentiment_jax.data.texts import list_classes
 from sentiment_jax.sweeps.plan import Trial, in_words
 from sentiment_jax.training.metrics import mcc_by_chance
 
@@ -20,15 +20,15 @@ def title(parts: Mapping[str, Sequence[Group]]) -> str:
 
 
 def data_in_words(groups: Sequence[Group]) -> str:
-    """Return the number of runs, the number of reviews in each split, and the classes."""
+    """Return the number of runs, the number of texts in each split, and the classes."""
     runs = sum(len(group.trials) for group in groups)
     finished = next(trial for group in groups for trial in group.finished)
     roles = {"train": "training", "val": "validation", "test": "the test"}
     splits = finished.env["data"]["reviews"].items()
-    reviews = [f"{n:,} for {roles[split]}" for split, n in splits if n]
+    texts = [f"{n:,} for {roles[split]}" for split, n in splits if n]
     classes = list_classes(finished.files.read_config().classes)
     counted = "1 run" if runs == 1 else f"{runs} runs"
-    return f"{counted}; reviews: {', '.join(reviews)}; classes: {classes}."
+    return f"{counted}; texts: {', '.join(texts)}; classes: {classes}."
 
 
 def at_chance(trial: Trial) -> bool:
@@ -72,7 +72,7 @@ def _best_model(group: Group, scores: Mapping[str, Any], groups: Sequence[Group]
     else:
         uncertainty = f"(95 % interval {scores['low (95 %)']:.4f} to {scores['high (95 %)']:.4f}"
     sentence = (
-        f"{model}: test accuracy {scores['accuracy']:.4f} {uncertainty} on {examples:,} reviews; "
+        f"{model}: test accuracy {scores['accuracy']:.4f} {uncertainty} on {examples:,} texts; "
         f"guessing: {scores['majority baseline']:.4f})."
     )
     if scores["mcc"] <= (chance := mcc_by_chance(examples)):
@@ -88,7 +88,7 @@ def _first_seed(name: str, result: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"Cross-validation of the first seed of {name} in {len(folds)} folds: accuracy "
             f"{validated['accuracy']:.4f} ± {statistics.stdev(folds):.4f} (standard deviation "
-            f"over the folds) on {validated['examples']:,} reviews."
+            f"over the folds) on {validated['examples']:,} texts."
         )
     if linear := result.get("linear_baseline"):
         sentences.append(
@@ -128,6 +128,6 @@ def _settings(group: Group) -> list[str]:
     failed = sum(trial.status == "failed" for trial in trials)
     return [
         f"Of the {len(trials)} settings of {group.name}, {in_words(best.setting)} is the best on "
-        f"validation ({score['accuracy']:.4f} on {score['examples']:,} reviews); "
+        f"validation ({score['accuracy']:.4f} on {score['examples']:,} texts); "
         f"{sum(map(at_chance, finished))} stayed at chance, {failed} failed."
     ]

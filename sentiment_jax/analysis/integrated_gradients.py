@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.data.encoding import truncate
 from sentiment_jax.data.ngrams import locate_ngrams
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import framing, special_tokens, unknown_id
 from sentiment_jax.models import linear
 from sentiment_jax.models.registry import ARCHITECTURES
@@ -179,9 +179,9 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     config = trained.model.config
     kernel = {"attention": "xla"} if isinstance(config, EncoderConfig) else {}
     model = trained.model.clone(config=dataclasses.replace(config, dtype="float32", **kernel))
-    reviews = Reviews.from_texts([text])
-    encoded = trained.encode(reviews)
-    (text,) = reviews.texts
+    texts = Texts.from_texts([text])
+    encoded = trained.encode(texts)
+    (text,) = texts.texts
     ids = encoded.tokens.tolist()
     length = next(size for size in trained.buckets if size >= len(ids))
     before, after = framing(trained.tokenizer)
@@ -214,9 +214,9 @@ def _explain_ngrams(trained: TrainedModel, text: str, towards: int) -> Explanati
     They are linear in the n-grams: the part of each is shared evenly by the places where it occurs,
     and by the words that it covers there. Without words there is the bias.
     """
-    reviews = Reviews.from_texts([text])
-    (text,) = reviews.texts
-    tokens = trained.encode(reviews).token_ids
+    texts = Texts.from_texts([text])
+    (text,) = texts.texts
+    tokens = trained.encode(texts).token_ids
     kernel = np.asarray(trained.params["kernel"][tokens[:, 0]], np.float64)
     bias = np.asarray(trained.params["bias"], np.float64)
     if len(bias) == 2 and not trained.config.data.between_labels:  # one's log-odds are half of it

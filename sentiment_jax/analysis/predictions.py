@@ -29,22 +29,22 @@ class Predictions:
     """The predictions of one model for a split, of each seed."""
 
     ids: tuple[str, ...]
-    order: str  # a hash of the reviews in their order
+    order: str  # a hash of the texts in their order
     classes: tuple[str, ...]
-    labels: Int32[np.ndarray, "reviews *labels"]
-    probabilities: Float32[np.ndarray, "seeds reviews classes"]
+    labels: Int32[np.ndarray, "texts *labels"]
+    probabilities: Float32[np.ndarray, "seeds texts classes"]
     temperatures: tuple[Any, ...]  # found on each seed's validation split
     thresholds: tuple[Sequence[float], ...]  # found there as well
     separator: str  # of several labels
 
     @functools.cached_property
-    def predicted(self) -> Int64[np.ndarray, "seeds reviews *labels"]:
-        """The class or labels that each seed predicts for each review."""
+    def predicted(self) -> Int64[np.ndarray, "seeds texts *labels"]:
+        """The class or labels that each seed predicts for each text."""
         decided = functools.partial(decide, several=self.labels.ndim == 2)
         return np.array([*map(decided, self.probabilities, self.thresholds)])
 
     @property
-    def correct(self) -> Bool[np.ndarray, "seeds reviews"]:
+    def correct(self) -> Bool[np.ndarray, "seeds texts"]:
         """Which predictions are right."""
         return np.array([is_correct(self.labels, seed) for seed in self.predicted])
 

@@ -105,7 +105,7 @@ def collect(directories: Sequence[Path]) -> list[Group]:
         _ = trial.env, trial.metrics  # damage is found before anything is computed
         if trial.status == "finished" and not trial.content["val"]:
             raise InputError(
-                f"{trial.directory} held out no reviews (data.validation_fraction=0), and a report "
+                f"{trial.directory} held out no texts (data.validation_fraction=0), and a report "
                 "ranks models by their scores on these; --mode=evaluate scores it"
             )
     for group in groups:
@@ -139,7 +139,7 @@ def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
         name = {"tfds": "IMDB", "sample": "sample"}.get(data.source) or Path(data.path).stem
         ranking = ranking_of(part)
         part.sort(key=lambda group: ranking.key(group.validation or None), reverse=True)  # noqa: B023
-        named[_unique(name or "reviews", named)] = part
+        named[_unique(name or "texts", named)] = part
     return named
 
 

@@ -102,12 +102,12 @@ class DataConfig:
 
     source: str = setting("tfds", "kind of data", choices=("tfds", "folder", "csv", "sample"))
     path: str = setting("", "table, folder of CLASS/*.txt, tfds data_dir or aclImdb", harmless=True)
-    max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
-    truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
+    max_length: int = _size(128, "most tokens per text, [CLS] and [SEP] included", at_least=3)
+    truncation: str = setting("head", "part of a longer text to keep", choices=TRUNCATIONS)
     validation_fraction: float = _share(0.2, "share of each class held out; 0: none")
     folds: int = _from_zero(0, "folds, before training on all; 0: hold out", only="train")
-    limit: int = _from_zero(0, "labeled reviews outside the test split to keep; 0: all")
-    test_limit: int = _from_zero(0, "test reviews to keep; 0: all")
+    limit: int = _from_zero(0, "labeled texts outside the test split to keep; 0: all")
+    test_limit: int = _from_zero(0, "test texts to keep; 0: all")
     split_seed: int = _seed(0, "seed of splits and limits, apart from the run's seed")
     group_duplicates: bool = setting(True, "keep equal texts on one side of a split; False leaks")
     text_column: str = setting("text", "csv: the column of the texts")
@@ -130,7 +130,7 @@ class DataConfig:
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
     ngrams: int = _count(1, "longest n-gram with an embedding of its own", at_most=3)
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
-    packing: bool = setting(False, "encoders on one device: rows that hold several short reviews")
+    packing: bool = setting(False, "encoders on one device: rows that hold several short texts")
     # Harmless: the data decide it.
     rare: bool = setting(False, "a class has less than half of an even share", harmless=True)
 
@@ -141,12 +141,12 @@ class DataConfig:
 
     @property
     def held_out(self) -> float:
-        """The share of reviews that no training sees: none where each fold is held out in turn."""
+        """The share of texts that no training sees: none where each fold is held out in turn."""
         return 0.0 if self.folds else self.validation_fraction
 
     @property
     def validates(self) -> bool:
-        """Whether any reviews are scored that a model has not seen, to choose by."""
+        """Whether any texts are scored that a model has not seen, to choose by."""
         return bool(self.validation_fraction or self.folds or self.validation_path)
 
 
@@ -313,7 +313,7 @@ class PretrainConfig:
         choices=("", *dict.fromkeys(itertools.chain.from_iterable(OBJECTIVES.values()))),
     )
     text: str = setting("", "file or folder of text; empty: the source's unlabeled", harmless=True)
-    unlabeled: bool = setting(True, "False: learn from the text of the training reviews alone")
+    unlabeled: bool = setting(True, "False: learn from the text of the training texts alone")
     mask_fraction: float = _share(
         0.15, "share of tokens to predict", at_least=1e-6, at_most=0.5, only="pretrain"
     )
@@ -324,10 +324,10 @@ class Config:
     """All settings of a run."""
 
     seed: int = _seed(0, "seed of weights, dropout and batch order")
-    epochs: int = _count(5, "passes over the training reviews", at_most=100_000)
-    min_steps: int = _from_zero(0, "fewest optimizer steps: more epochs where reviews are few")
-    batch_size: int = _size(32, "reviews per optimizer step, on all devices together")
-    eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
+    epochs: int = _count(5, "passes over the training texts", at_most=100_000)
+    min_steps: int = _from_zero(0, "fewest optimizer steps: more epochs where texts are few")
+    batch_size: int = _size(32, "texts per optimizer step, on all devices together")
+    eval_batch_size: int = _size(128, "texts per batch of evaluation", harmless=True)
     gradient_accumulation: int = _count(1, "parts of a batch, computed in turn: less memory")
     select_by: str = setting("accuracy", "picks the epoch", choices=SELECTED_BY, only="train")
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
@@ -400,7 +400,7 @@ HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
 
 
 def sweep_fields() -> list[str]:
-    """Return the settings that a sweep may vary: they affect results, but not which reviews."""
+    """Return the settings that a sweep may vary: they affect results, but not which texts."""
     encoding = ("data.max_length", "data.truncation", *OF_VOCABULARY)
     fixed = ("seed", "cpu_devices", "select_by", "model.name", "model.revision")
     settings = {name: rule for of in MODELS for name, rule in schema(of).items()}

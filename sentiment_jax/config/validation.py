@@ -69,7 +69,7 @@ def _data_problems(values: Mapping[str, Any]) -> Iterator[str]:
     if values["data.folds"] == 1:
         yield "data.folds=1 leaves nothing to train on: 0, or 2 and more"
     if values["data.validation_path"] and values["data.folds"]:
-        yield "data.folds validates on the training reviews: no data.validation_path"
+        yield "data.folds validates on the training texts: no data.validation_path"
     marks = [
         values["data.separator"].replace("tab", "\t"),
         values["data.quote"].replace("none", ""),

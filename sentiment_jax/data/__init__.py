@@ -1,1 +1,1 @@
-"""From reviews to batches: reviews, corpus (sources, splits), encoding (token ids), batches."""
+"""From texts to batches: texts, dataset (sources, splits), encoding (token ids), batches."""

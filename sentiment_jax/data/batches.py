@@ -1,4 +1,4 @@
-"""Batches of few shapes: which reviews, padded to which length, a pure function of the seed."""
+"""Batches of few shapes: which texts, padded to which length, a pure function of the seed."""
 
 import math
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from jaxtyping import Int64, Integer
 from sentiment_jax.data.encoding import Encoded
 
 Batch = dict[str, np.ndarray]
-Lengths = Integer[np.ndarray, " reviews"]  # tokens of each review
+Lengths = Integer[np.ndarray, " texts"]  # tokens of each text
 Rows = Int64[np.ndarray, " rows"]
-ROW_LENGTHS = (64, 128)  # tokens of a row that holds several reviews, unless one of them has more
-WINDOW = 50  # batches whose reviews are sorted by bucket together
+ROW_LENGTHS = (64, 128)  # tokens of a row that holds several texts, unless one of them has more
+WINDOW = 50  # batches whose texts are sorted by bucket together
 
 
 class PlannedBatch(NamedTuple):
-    """Which reviews a batch holds (at most batch_size) and the length they are padded to."""
+    """Which texts a batch holds (at most batch_size) and the length they are padded to."""
 
     indices: Rows
     length: int
-    rows: int = 0  # that hold several reviews each; 0: a row for each
+    rows: int = 0  # that hold several texts each; 0: a row for each
 
 
 Plan = list[PlannedBatch]
@@ -41,9 +41,9 @@ def plan_epoch(
     epoch: int,
     packed: bool = False,
 ) -> Plan:
-    """Plan one shuffled epoch in which every review appears once, a function of seed and epoch.
+    """Plan one shuffled epoch in which every text appears once, a function of seed and epoch.
 
-    Reviews are shuffled, then sorted by bucket within windows of 50 batches. This avoids most of
+    Texts are shuffled, then sorted by bucket within windows of 50 batches. This avoids most of
     the padding, yet every epoch has different batches. Buckets ascend; the last fits the longest.
     If `packed`, batches have nearly equally many tokens instead, and all have as many rows.
     """
@@ -61,10 +61,10 @@ def plan_epoch(
 def plan_evaluation(
     lengths: Lengths, *, batch_size: int, buckets: Sequence[int], packed: bool = False
 ) -> Plan:
-    """Plan one pass over all reviews, sorted by length or `packed`; batches may hold fewer.
+    """Plan one pass over all texts, sorted by length or `packed`; batches may hold fewer.
 
     Packed batches have rows in steps of 4 or of a sixteenth of the batch size, so that most splits
-    have the same shape. Reviews that need longer rows are apart, a quarter as many in a batch:
+    have the same shape. Texts that need longer rows are apart, a quarter as many in a batch:
     attention takes the square of a row, in time and in memory.
     """
     if packed:
@@ -79,7 +79,7 @@ def plan_evaluation(
 def _balance(
     order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int], multiple: int = 1
 ) -> Plan:
-    """Deal reviews to batches, the longest first, each round beginning where tokens are fewest.
+    """Deal texts to batches, the longest first, each round beginning where tokens are fewest.
 
     All have the rows that the fullest one needs, rounded up to a multiple.
     """
@@ -108,9 +108,9 @@ def _group(order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int
 
 
 def _first_fit(lengths: Lengths, size: int) -> tuple[list[int], int]:
-    """Put reviews into rows of `size` tokens, the longest first, each into the first with room.
+    """Put texts into rows of `size` tokens, the longest first, each into the first with room.
 
-    Return where each review begins in the flattened rows, and the number of rows.
+    Return where each text begins in the flattened rows, and the number of rows.
     """
     starts = [0] * len(lengths)
     filled: list[int] = []
@@ -135,14 +135,14 @@ def _spread(values: np.ndarray, places: np.ndarray, shape: tuple[int, ...]) -> n
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
     """Fill one batch: int32 token_ids [batch, length], lengths and labels, float32 weights [batch].
 
-    With n-gram ids, token_ids are [batch, length, longest n-gram]. If reviews have targets, so has
-    the batch, float32 [batch, classes]. Padding is token 0 on the right. Rows without a review have
+    With n-gram ids, token_ids are [batch, length, longest n-gram]. If texts have targets, so has
+    the batch, float32 [batch, classes]. Padding is token 0 on the right. Rows without a text have
     weight 0, length 1 and token 0.
 
-    If the plan has `rows`, these hold several reviews each, one after another. Then the batch also
-    has int32 `segments` [rows, length], the number in the batch of the review that each token
+    If the plan has `rows`, these hold several texts each, one after another. Then the batch also
+    has int32 `segments` [rows, length], the number in the batch of the text that each token
     belongs to, from 1, and 0 for padding; `positions` [rows, length], of tokens within their
-    review; and `starts` [batch], of reviews in the flattened rows.
+    text; and `starts` [batch], of texts in the flattened rows.
     """
     rows = len(planned.indices)
     lengths = encoded.lengths[planned.indices]

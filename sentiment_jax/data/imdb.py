@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sentiment_jax.data.reviews import Reviews, decode, read_files
+from sentiment_jax.data.texts import Texts, decode, read_files
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular
 
@@ -33,7 +33,7 @@ FOLDERS = {  # of each split
 REVIEW = re.compile(r"(?:[^/]+/)?(((?:train|test)/(?:neg|pos|unsup))/[^./][^/]*\.txt)")
 
 
-def read_tfds(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Reviews, ...]:
+def read_tfds(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Texts, ...]:
     """Return some splits; the unlabeled texts of "unsupervised" have label 0.
 
     The path is a TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
@@ -67,12 +67,12 @@ def _locate(path: str) -> tuple[Path, Path]:
     return root, root if (root / "dataset_info.json").exists() else root / NAME
 
 
-def _read_split(builder: Any, split: str) -> Reviews:
+def _read_split(builder: Any, split: str) -> Texts:
     source = builder.as_data_source(split=split)
     records = source.__getitems__(range(len(source)))  # One call: 25,000 single reads take longer.
     texts = [record["text"].decode() for record in records]
     labels = [max(int(record["label"]), 0) for record in records]  # -1: there is none
-    return Reviews.from_texts(texts, labels, (f"{split}/{i}" for i in range(len(records))))
+    return Texts.from_texts(texts, labels, (f"{split}/{i}" for i in range(len(records))))
 
 
 def prepare(root: Path) -> None:
@@ -115,7 +115,7 @@ def is_published(path: Path) -> bool:
     return path.name.endswith(".tar.gz") or any((path / name).is_dir() for name in folders)
 
 
-def read_folder(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Reviews, ...]:
+def read_folder(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Texts, ...]:
     """Return some splits; ids are names like "test/neg/12_3.txt", unlabeled texts have label 0.
 
     The path is aclImdb, the folder around it, or a .tar.gz of either, in any order.
@@ -141,7 +141,7 @@ def read_folder(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[R
     for split in splits:
         names = [name for name in texts if name.startswith(FOLDERS[split])]
         labels = [int("/pos/" in name) for name in names]
-        found.append(Reviews.from_texts([texts[name] for name in names], labels, names))
+        found.append(Texts.from_texts([texts[name] for name in names], labels, names))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64
 
 from sentiment_jax.config.schema import CLASSES, MOST_CLASSES, DataConfig, split_names
-from sentiment_jax.data.reviews import first_five, is_blank, list_classes
+from sentiment_jax.data.texts import first_five, is_blank, list_classes
 from sentiment_jax.errors import InputError
 
 SPELLINGS: list[tuple[str, ...]] = [  # of CLASSES
@@ -21,7 +21,7 @@ SPELLINGS: list[tuple[str, ...]] = [  # of CLASSES
 ]
 CLASS_OF = {word: i for i, words in enumerate(SPELLINGS) for word in words}
 WORDS = {word: i for word, i in CLASS_OF.items() if not word.isdecimal()}
-FEWEST = 5  # reviews of a class that the config does not name: a rarer label is a typo
+FEWEST = 5  # texts of a class that the config does not name: a rarer label is a typo
 LEAST = np.finfo(np.float32).tiny  # a probability that was rounded to 0
 NUMBER = re.compile(r"[-+]?\d*\.?\d+")
 
@@ -66,7 +66,7 @@ def number_labels(
     if scored or (groups is SPELLINGS and not named):
         _check_fit(keys, class_of, names, data)
     if dropped := [key for key in keys if key not in class_of]:
-        counts = f"{len(dropped):,} of {len(keys):,} reviews in {data.path}"
+        counts = f"{len(dropped):,} of {len(keys):,} texts in {data.path}"
         print(f"dropped  {counts}, labeled {_counted(dropped)}", file=sys.stderr)
     return numbers, names, named
 
@@ -184,7 +184,7 @@ def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -
     if rare := [f"{r}: {k[:40]!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
         known = "" if data.between_labels else f" ({', '.join(CLASS_OF)} need no more)"
         advice = f": correct them{known} or keep some, --config.data.labels=A,B"
-        problem = f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)})"
+        problem = f"{where}: labels of fewer than {FEWEST} texts ({first_five(rare)})"
         raise InputError(f"{problem}{hint or advice}")
     by_rank = sorted({*spelled}, reverse=True)  # of good and Good, the last is kept: Good
     found = {label.casefold(): label for label in by_rank}
@@ -239,11 +239,11 @@ def average_thresholds(each: Sequence[Sequence[float]], classes: int) -> list[fl
 
 
 def decide(
-    probabilities: Float[np.ndarray, "*any reviews classes"],
+    probabilities: Float[np.ndarray, "*any texts classes"],
     thresholds: Sequence[float] = (),
     *,
     several: bool = False,
-) -> Int64[np.ndarray, "*any reviews"] | Int64[np.ndarray, "*any reviews classes"]:
+) -> Int64[np.ndarray, "*any texts"] | Int64[np.ndarray, "*any texts classes"]:
     """Return the predicted classes: the most probable one, the first of equally probable ones.
 
     With thresholds, it is the one with the largest ratio of its probability to its threshold. If a
@@ -259,8 +259,8 @@ def decide(
 
 
 def apply_temperature(
-    probabilities: Float[np.ndarray, "*any reviews classes"], temperature: Any
-) -> Float[np.ndarray, "*any reviews classes"]:
+    probabilities: Float[np.ndarray, "*any texts classes"], temperature: Any
+) -> Float[np.ndarray, "*any texts classes"]:
     """Return softmax(log p / temperature), which is that of the logits divided by it.
 
     In float64, so that the order of two nearly equal probabilities is kept. Several labels have a
@@ -276,6 +276,6 @@ def apply_temperature(
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def apart(probabilities: Float[np.ndarray, "*any reviews labels"]) -> list[np.ndarray]:
+def apart(probabilities: Float[np.ndarray, "*any texts labels"]) -> list[np.ndarray]:
     """Return for each of several labels the probabilities of not having it and of having it."""
     return [np.stack([1 - p, p], axis=-1) for p in np.moveaxis(probabilities, -1, 0)]

@@ -7,7 +7,7 @@ from jaxtyping import Float, Float32, Integer
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage.files import checksums, read_json, write_csv, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -21,9 +21,9 @@ def prediction_columns(config: Config) -> list[str]:
 
 
 def label_cells(
-    names: Sequence[int | str], labels: Integer[np.ndarray, "reviews *labels"], separator: str
+    names: Sequence[int | str], labels: Integer[np.ndarray, "texts *labels"], separator: str
 ) -> list[int | str]:
-    """Return the name of each review's class, or of its labels, joined."""
+    """Return the name of each text's class, or of its labels, joined."""
     if labels.ndim == 1:
         return [names[label] for label in labels.tolist()]
     return [separator.join(str(names[i]) for i in np.flatnonzero(row).tolist()) for row in labels]
@@ -31,10 +31,10 @@ def label_cells(
 
 def prediction_cells(
     config: Config,
-    probabilities: Float[np.ndarray, "reviews classes"],
+    probabilities: Float[np.ndarray, "texts classes"],
     thresholds: Sequence[float] = (),
 ) -> list[list[int | str]]:
-    """Return predicted class and probabilities of each review: of two classes, the second's."""
+    """Return predicted class and probabilities of each text: of two classes, the second's."""
     shown = probabilities[:, 1 - len(prediction_columns(config)) :].tolist()
     predicted = decide(probabilities, thresholds, several=bool(config.data.between_labels))
     labels = label_cells(config.cells, predicted, config.data.between_labels)
@@ -44,19 +44,17 @@ def prediction_cells(
 def write_predictions(
     directory: RunDirectory,
     split: str,
-    reviews: Reviews,
-    probabilities: Float32[np.ndarray, "reviews classes"],
+    texts: Texts,
+    probabilities: Float32[np.ndarray, "texts classes"],
     config: Config,
     thresholds: Sequence[float] = (),
 ) -> None:
-    """Write a split's predictions, a row per review; to env.json, hashes of file and texts."""
+    """Write a split's predictions, a row per text; to env.json, hashes of file and texts."""
     path = directory.predictions[split]
-    labels = label_cells(config.cells, reviews.labels, config.data.between_labels)
-    rows = zip(
-        reviews.ids, labels, prediction_cells(config, probabilities, thresholds), strict=True
-    )
+    labels = label_cells(config.cells, texts.labels, config.data.between_labels)
+    rows = zip(texts.ids, labels, prediction_cells(config, probabilities, thresholds), strict=True)
     header = ["id", "label", *prediction_columns(config)]
     write_csv(path, header, ([name, label, *cells] for name, label, cells in rows))
     if processes.is_main():
-        known = checksums(path) | {f"{path.stem}_order": reviews.texts_hash}
+        known = checksums(path) | {f"{path.stem}_order": texts.texts_hash}
         write_json(directory.env, read_json(directory.env) | known)

@@ -1,4 +1,4 @@
-"""Tables of reviews, labels, a test set from a second file or the same.
+"""Tables of texts, labels, a test set from a second file or the same.
 
 A table is a CSV, TSV or JSON lines file, a Parquet file or Excel workbook that pandas reads, or a
 folder of texts, CLASS/*.txt. Cells have the separator and quotes by which all rows are as wide.
@@ -20,9 +20,19 @@ import numpy as np
 from jaxtyping import Bool
 
 from sentiment_jax.config.schema import MOST_CLASSES, DataConfig, split_names
-from sentiment_jax.data import reviews
 from sentiment_jax.data.labels import NUMBER, join_columns, number_labels
-from sentiment_jax.data.reviews import BINARY, Reviews, first_five, is_blank, lines, normalize_text
+from sentiment_jax.data.texts import (
+    BINARY,
+    Texts,
+    decode,
+    first_five,
+    is_blank,
+    lines,
+    list_classes,
+    normalize_text,
+    read_files,
+    stratified_split,
+)
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular, write_atomically, write_csv
 
@@ -56,8 +66,8 @@ class Table:
         return cls(list(range(1, len(cells) + 1)), cells, [column], cells)
 
 
-def read_reviews(data: DataConfig) -> tuple[Reviews, ...]:
-    """Return the reviews of data.path, for the test, and for validation if they have a file.
+def read_texts(data: DataConfig) -> tuple[Texts, ...]:
+    """Return the texts of data.path, for the test, and for validation if they have a file.
 
     Those for the test are data.test_path's, or a share of data.path's that is held out.
     """
@@ -73,13 +83,13 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, ...]:
     pool = found.pop("")
     for name, held_out in found.items():
         if not len(held_out):
-            listed = reviews.list_classes(everything.classes)
-            raise InputError(f"{paths[name]} has no review of the classes {listed}")
+            listed = list_classes(everything.classes)
+            raise InputError(f"{paths[name]} has no text of the classes {listed}")
         if (alone := held_out.members.any(axis=0) & ~pool.members.any(axis=0)).any():
             label = everything.classes[alone.argmax()]
-            raise InputError(f"label {label!r} is in {paths[name]} alone: no review teaches it")
+            raise InputError(f"label {label!r} is in {paths[name]} alone: no text teaches it")
     if not data.test_path:
-        trained, held = reviews.stratified_split(
+        trained, held = stratified_split(
             pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
         )
         found = {"test ": pool.take(np.sort(held)), **found}
@@ -87,8 +97,8 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, ...]:
     return pool, *found.values()
 
 
-def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) -> Reviews:
-    """Return the reviews of data.path, or of rows, that have labels of the classes."""
+def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) -> Texts:
+    """Return the texts of data.path, or of rows, that have labels of the classes."""
     kept, everything = _number(rows or _read_file(data.path, data, flags="--"), data, scored=True)
     return everything.take(kept)
 
@@ -96,7 +106,7 @@ def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) ->
 def _with_text(rows: list[tuple[str, str, str]], path: str) -> list[tuple[str, str, str]]:
     """Return the rows that have a text; InputError: more than one in a hundred has none."""
     blank = [name for name, text, _ in rows if is_blank(normalize_text(text))]
-    counts = f"{len(blank):,} of {len(rows):,} reviews"
+    counts = f"{len(blank):,} of {len(rows):,} texts"
     problem = f"{counts} in {path} without text ({first_five(blank)})"
     if 100 * len(blank) > len(rows):
         raise InputError(f"{problem}: remove them, or name the column by --config.data.text_column")
@@ -108,15 +118,15 @@ def _with_text(rows: list[tuple[str, str, str]], path: str) -> list[tuple[str, s
 
 def _number(
     rows: Sequence[tuple[str, str, str]], data: DataConfig, *, scored: bool = False
-) -> tuple[Bool[np.ndarray, " rows"], Reviews]:
-    """Return which rows have a class or labels, and the reviews."""
+) -> tuple[Bool[np.ndarray, " rows"], Texts]:
+    """Return which rows have a class or labels, and the texts."""
     ids, texts, labels = zip(*rows, strict=True)
     if all(re.fullmatch(r"[\s\d.,+-]+", text) for text in texts):
         where = f"{data.path}, column {data.text_column!r}"
         raise InputError(f"{where}: the texts are numbers: name another, --config.data.text_column")
     numbers, classes, named = number_labels(labels, ids, data, scored=scored)
     kept = np.min(numbers.reshape(len(ids), -1), axis=1) >= 0
-    return kept, Reviews.from_texts(texts, numbers, ids, classes, named)
+    return kept, Texts.from_texts(texts, numbers, ids, classes, named)
 
 
 def _read_file(
@@ -126,7 +136,7 @@ def _read_file(
     root = Path(path).expanduser()
     try:
         if root.is_dir():
-            texts = reviews.read_files(root, CLASS_FOLDERS, data.encoding)
+            texts = read_files(root, CLASS_FOLDERS, data.encoding)
             if not texts:
                 raise InputError(f"{path} holds no CLASS/*.txt: name a folder of them, or a table")
             return [(prefix + name, texts[name], name.partition("/")[0]) for name in texts]
@@ -136,7 +146,7 @@ def _read_file(
     labels = split_names(data.label_columns) or (data.label_column,)
     table = read_table(raw, path, (data.text_column, *labels), data, flags=flags)
     if not table.rows:
-        raise InputError(f"{path} holds no reviews")
+        raise InputError(f"{path} holds no texts")
     rows = zip(table.rows, table.texts, strict=True)
     named = [(f"{prefix}row {row}", text, cells) for row, (text, *cells) in rows]
     return [(row, text, join_columns(cells, row, data)) for row, text, cells in named]
@@ -184,7 +194,7 @@ def read_table(
     """
     if raw.startswith(BY_PANDAS):
         return _read_json_lines(_to_json_lines(raw, name), name, columns, flags)
-    text = reviews.decode(raw, name, data.encoding)
+    text = decode(raw, name, data.encoding)
     if text.startswith("sep="):  # for Excel, which reads its separator from it
         raise InputError(f"{name}: delete the first line, {text[:5]!r}: the header is below it")
     format_ = find_format(text, name, columns, data) or (otherwise if data.header else SEPARATORS)
@@ -198,7 +208,7 @@ def read_table(
 def _read_delimited(
     text: str, name: str, columns: Sequence[str], separators: str, data: DataConfig, flags: str
 ) -> Table:
-    csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
+    csv.field_size_limit(2**31 - 1)  # The default refuses texts over 128 KiB.
     separators = data.separator.replace("tab", "\t") or separators
     readings = {of: _read_cells(text, of, data.quote) for of in separators}
     whole = {of: len(header) for of, (header, _, problem) in readings.items() if not problem}

@@ -1,4 +1,4 @@
-"""Unlabeled text, for pre-training and for students of a teacher, without any held-out review."""
+"""Unlabeled text, for pre-training and for students of a teacher, without any held-out text."""
 
 import re
 from dataclasses import replace
@@ -7,37 +7,36 @@ from pathlib import Path
 import numpy as np
 
 from sentiment_jax.config.schema import Config, DataConfig
-from sentiment_jax.data import reviews
-from sentiment_jax.data.corpus import Corpus, load_corpus, make_corpus
+from sentiment_jax.data.dataset import Dataset, load_dataset, make_dataset
 from sentiment_jax.data.imdb import read_folder, read_tfds
-from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.table import read_table
+from sentiment_jax.data.texts import KEPT, Texts, is_blank, read_files, stratified_sample
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular
 
 MOST_HELD_OUT = 5_000  # unlabeled texts
-NOTHING = Reviews.from_texts([])
+NOTHING = Texts.from_texts([])
 KINDS = ("labeled", "unlabeled")
 READERS = {"tfds": read_tfds, "folder": read_folder}  # of the sources with unlabeled text
 
 
 def load_text(
     data: DataConfig, path: str = "", unlabeled: bool = True, tested: bool = True
-) -> Corpus:
+) -> Dataset:
     """Return the text to learn from (split train) and text to test the learning on (val).
 
-    Train has the training reviews and, if asked for, the unlabeled text of the source or at `path`,
-    each text once; a training review that is also among it is learned twice. To prevent leakage, a
+    Train has the training texts and, if asked for, the unlabeled text of the source or at `path`,
+    each text once; a training text that is also among it is learned twice. To prevent leakage, a
     text that is in validation or test, whatever the limits, is dropped, and counted as `dropped` in
     the statistics. Their `labeled_hash` is the data_hash of a training run that holds out the same
-    reviews.
+    texts.
 
     If the learning is `tested` on unlabeled text, a twentieth of it, 50 to 5,000 texts and half of
     it at most, is held out for val. Without unlabeled text, val is a training run's, and the limit
-    applies to the training reviews that are left.
+    applies to the training texts that are left.
     """
-    whole = load_corpus(replace(data, limit=0, test_limit=0))
-    limited = load_corpus(data) if data.limit or data.test_limit else whole
+    whole = load_dataset(replace(data, limit=0, test_limit=0))
+    limited = load_dataset(data) if data.limit or data.test_limit else whole
     more = NOTHING
     if unlabeled and path:
         more = read_text(path, data)
@@ -47,24 +46,24 @@ def load_text(
     train = _join((whole if unlabeled else limited).splits["train"], more.take(first))
     held_out = [whole.splits["val"], whole.splits["test"], limited.splits["val"]]
     leaked = np.isin(train.hashes, np.concatenate([split.hashes for split in held_out]))
-    blank = np.array([reviews.is_blank(text) for text in train.texts], bool)
+    blank = np.array([is_blank(text) for text in train.texts], bool)
     kept = train.take(~leaked & ~blank)
     val = _join(limited.splits["val"])
     if tested and len(free := kept.take(kept.labels == KINDS.index("unlabeled"))):
         few = max(1, min(max(len(free) // 20, 50), len(free) // 2, MOST_HELD_OUT))
-        val = reviews.stratified_sample(free, count=few, seed=data.split_seed)
+        val = stratified_sample(free, count=few, seed=data.split_seed)
         kept = kept.take(~np.isin(kept.hashes, val.hashes))
     elif not kept.labels.any():
-        kept = reviews.stratified_sample(kept, count=data.limit, seed=data.split_seed)
-    corpus = make_corpus(data.source, train=kept, val=val, test=_join(whole.splits["test"]))
+        kept = stratified_sample(kept, count=data.limit, seed=data.split_seed)
+    dataset = make_dataset(data.source, train=kept, val=val, test=_join(whole.splits["test"]))
     dropped = {kind: int(leaked[train.labels == i].sum()) for i, kind in enumerate(KINDS)}
-    corpus.statistics["dropped"] = {**dropped, "duplicates": len(more) - len(first)}
-    corpus.statistics["labeled_hash"] = limited.statistics["data_hash"]
-    return corpus
+    dataset.statistics["dropped"] = {**dropped, "duplicates": len(more) - len(first)}
+    dataset.statistics["labeled_hash"] = limited.statistics["data_hash"]
+    return dataset
 
 
-def _join(labeled: Reviews, unlabeled: Reviews = NOTHING) -> Reviews:
-    return Reviews(
+def _join(labeled: Texts, unlabeled: Texts = NOTHING) -> Texts:
+    return Texts(
         ids=labeled.ids + unlabeled.ids,
         texts=labeled.texts + unlabeled.texts,
         hashes=np.concatenate([labeled.hashes, unlabeled.hashes]),
@@ -73,14 +72,14 @@ def _join(labeled: Reviews, unlabeled: Reviews = NOTHING) -> Reviews:
     )
 
 
-def training_corpus(config: Config) -> Corpus:
-    """Return what a run of a config learns from: labeled reviews, or text in pre-training."""
+def training_dataset(config: Config) -> Dataset:
+    """Return what a run of a config learns from: labeled texts, or text in pre-training."""
     if config.pretrain.objective:
         return load_text(config.data, config.pretrain.text, config.pretrain.unlabeled)
-    return load_corpus(config.data)
+    return load_dataset(config.data)
 
 
-def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:
+def unlabeled_texts(data: DataConfig, path: str = "") -> Texts:
     """Return the unlabeled text that `load_text` learns from; InputError: there is none."""
     text = load_text(data, path, tested=False).splits["train"]
     found = text.take(text.labels == KINDS.index("unlabeled"))
@@ -90,12 +89,12 @@ def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:
     return found
 
 
-def read_text(path: str, data: DataConfig) -> Reviews:
+def read_text(path: str, data: DataConfig) -> Texts:
     """Read a table's column, a file of one text per line, or the .txt files of a folder."""
     root = Path(path).expanduser()
     try:
         if root.is_dir():
-            texts = reviews.read_files(root, "**/[!.]*.txt", data.encoding)
+            texts = read_files(root, "**/[!.]*.txt", data.encoding)
         else:
             raw = regular(root).read_bytes()
             table = read_table(raw, path, [data.text_column], data, otherwise="")
@@ -103,10 +102,10 @@ def read_text(path: str, data: DataConfig) -> Reviews:
     except OSError as error:
         raise InputError(f"cannot read pretrain.text={path}: {error.strerror}") from None
     for name, text in texts.items():
-        if len(text) > 2 * reviews.KEPT:
-            problem = f"{name} has {len(text):,} characters, a text {2 * reviews.KEPT:,} at most"
+        if len(text) > 2 * KEPT:
+            problem = f"{name} has {len(text):,} characters, a text {2 * KEPT:,} at most"
             raise InputError(f"pretrain.text={path}: {problem}: split it, or use a text per line")
-    found = Reviews.from_texts(texts.values(), ids=texts)
+    found = Texts.from_texts(texts.values(), ids=texts)
     if len({text for text in found.texts if re.search(r"\w", text)}) < 2:
         needed = "two different texts with words: a table, lines or .txt files"
         raise InputError(f"pretrain.text={path} does not hold {needed}")

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from sentiment_jax.config.schema import ENCODERS, MOST_CLASSES, EncoderConfig, ModelConfig
 from sentiment_jax.data.labels import same_classes
-from sentiment_jax.data.reviews import first_five
+from sentiment_jax.data.texts import first_five
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.names import NAMES, config_fields, tensor_name
 from sentiment_jax.models.registry import ARCHITECTURES

@@ -27,7 +27,7 @@ def weigh(
 ) -> Float32[np.ndarray, "vocabulary embedding"]:
     """Return SIF-weighted embeddings, their average over the unlabeled text subtracted from each.
 
-    They are scaled so that the classifier's features of some reviews, those of an
+    They are scaled so that the classifier's features of some texts, those of an
     encoding.Encoded, have a mean square of 1. Ids that the text does not have, those of [PAD] and
     [UNK] among them, get zeros.
     """
@@ -45,7 +45,7 @@ def start(
     frequencies: Float32[np.ndarray, "vocabulary 1"],
     token_ids: Int32[np.ndarray, "tokens *columns"],
     offsets: Int64[np.ndarray, " reviews_and_one"],
-    labels: Int32[np.ndarray, "reviews *labels"],
+    labels: Int32[np.ndarray, "texts *labels"],
 ) -> dict[str, Any]:
     """Return a classifier's first parameters, given those with a pre-training's embeddings.
 

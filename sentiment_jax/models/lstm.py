@@ -1,4 +1,4 @@
-"""An LSTM review classifier, by default the network of the study that this project replicates.
+"""An LSTM text classifier, by default the network of the study that this project replicates.
 
 It has word embedding 100, one LSTM of 64 units, its state after the last valid word, dropout 0.3, a
 dense layer of 128 with ReLU, two logits; Xavier initial weights. Pooling over all states, a second

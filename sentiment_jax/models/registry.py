@@ -33,7 +33,7 @@ class Architecture:
     )
     # From an embedding table and ids to each position's vector, which explanations attribute to.
     embed_positions: Callable[..., Any] = layers.embed_positions
-    # From a pre-training's embeddings and word frequencies and the training reviews to the first
+    # From a pre-training's embeddings and word frequencies and the training texts to the first
     # parameters of a classifier; None: the embeddings are taken as they are.
     start: Callable[..., dict[str, Any]] | None = None
     # From config and parameters to the config and parameters of the generator beside it.

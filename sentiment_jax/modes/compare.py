@@ -23,9 +23,9 @@ from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import ENCODERS, DataConfig, EncoderConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
-from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
+from sentiment_jax.data.dataset import Dataset, infer_source, load_dataset
 from sentiment_jax.data.labels import find_class
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.unlabeled import NOTHING, read_text
 from sentiment_jax.errors import InputError, TooLittleText
 from sentiment_jax.modes.pretrain import pretrain
@@ -50,7 +50,7 @@ from sentiment_jax.training.metrics import (
     wilson_interval,
 )
 from sentiment_jax.training.run import open_run, prepare
-from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.scoring import score_texts
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import load_run
@@ -66,13 +66,13 @@ TEXT = "pretrain.text"  # unlabeled
 FRACTION = "data.validation_fraction"
 # What may be changed.
 SHARED = ("data.", "seed", "cpu_devices", "class_weights", TEXT, *WEIGHTS)
-FEW = 100  # validation reviews: fewer choose by chance, and folds take their place
+FEW = 100  # validation texts: fewer choose by chance, and folds take their place
 FOLDS = 5
 TIMED = 256  # texts, to measure how fast a model predicts
 METRICS = ("accuracy", "macro_f1", "log_loss")  # to choose by, and:
 RECALL = "recall:"  # of a class, at a precision
 POINT = 0.01  # what a cheaper model may be behind, in the metric and in accuracy
-SAMPLES = 200  # of the validation reviews, for the standard error of a difference
+SAMPLES = 200  # of the validation texts, for the standard error of a difference
 CHARACTERS = 4.5  # of an English token
 MISSED = 3  # classes that a model never finds, to name
 
@@ -95,16 +95,16 @@ def compare(
     seconds of training, texts per second and the size of the parameters. Errors are those of a
     training.
     """
-    recipes, data, corpus = _read(changes, directory)
-    by = _metric(choose_by, corpus.splits["train"])
+    recipes, data, dataset = _read(changes, directory)
+    by = _metric(choose_by, dataset.splits["train"])
     text = read_text(changes[TEXT], data) if changes.get(TEXT) else NOTHING
-    _begin(directory, corpus, text, by)
-    scored = corpus.splits["train" if data.folds else "val"]
+    _begin(directory, dataset, text, by)
+    scored = dataset.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
     listed = ", ".join(name for name in recipes if name != PRETRAIN)
-    print(f"{'compare':8} {listed} by {how} on {len(scored):,} reviews, in {directory}")
+    print(f"{'compare':8} {listed} by {how} on {len(scored):,} texts, in {directory}")
     if "data.max_length" not in changes:
-        recipes |= _lengthen(recipes, corpus.splits["train"])
+        recipes |= _lengthen(recipes, dataset.splits["train"])
     rows = []
     found: dict[str, Score] = {}
     with Stop(stop_after) as stop:
@@ -113,19 +113,19 @@ def compare(
                 _pretrain(recipe, directory / VECTORS, len(text), stop)
                 continue
             place = _place(directory, name)
-            if not _train(name, recipe, place, corpus, stop):
+            if not _train(name, recipe, place, dataset, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
             own = read_predictions([trial], "val")
             if own.order != scored.texts_hash:
-                raise InputError(f"{place} scored other reviews: choose another --workdir")
+                raise InputError(f"{place} scored other texts: choose another --workdir")
             found[name] = _score(scored, own.predicted[0], by, own.probabilities[0])
-            rows.append(_row(name, found, by) | _costs(trial, corpus))
+            rows.append(_row(name, found, by) | _costs(trial, dataset))
         chosen = choose({name: of.samples for name, of in found.items()})
         place = _place(directory, chosen)
         ended = RunDirectory(place).result
         if "test" not in read_json(ended):
-            _train(chosen, recipes[chosen], place, corpus, stop, tested=True)
+            _train(chosen, recipes[chosen], place, dataset, stop, tested=True)
     table = pandas.DataFrame(rows)
     _write(table, scored, chosen, how, directory)
     content = read_numbered(directory / COMPARISON_FILE)
@@ -134,7 +134,7 @@ def compare(
     return table
 
 
-def _metric(choose_by: str, train: Reviews) -> str:
+def _metric(choose_by: str, train: Texts) -> str:
     """Return the metric to choose by; InputError if there is none of this name."""
     if not choose_by:
         return "macro_f1" if train.labels.ndim == 2 or train.rare else METRICS[0]
@@ -152,10 +152,10 @@ def _metric(choose_by: str, train: Reviews) -> str:
 
 def _read(
     changes: Mapping[str, Any], directory: Path
-) -> tuple[dict[str, ConfigDict], DataConfig, Corpus]:
-    """Return the recipes in their order, the data that they share, and the reviews.
+) -> tuple[dict[str, ConfigDict], DataConfig, Dataset]:
+    """Return the recipes in their order, the data that they share, and the texts.
 
-    Too few validation reviews to choose by give way to folds.
+    Too few validation texts to choose by give way to folds.
     """
     more = (PRETRAIN, AVERAGE) if changes.get(TEXT) else ()
     names = (RECIPES[0], *more, *RECIPES[1:])
@@ -163,12 +163,12 @@ def _read(
     prepare_workdir(directory)
     data = checks.resolve(recipes[RECIPES[0]]).data
     if not data.validates:
-        raise InputError("data.validation_fraction=0 leaves a comparison no reviews to choose by")
-    with terminal.progress_bar(None, "reading reviews"):
-        corpus = load_corpus(data)
-    if len(corpus.splits["val"]) < FEW and not (data.folds or data.validation_path):
+        raise InputError("data.validation_fraction=0 leaves a comparison no texts to choose by")
+    with terminal.progress_bar(None, "reading texts"):
+        dataset = load_dataset(data)
+    if len(dataset.splits["val"]) < FEW and not (data.folds or data.validation_path):
         return _read({**changes, "data.folds": FOLDS}, directory)
-    return recipes, data, corpus
+    return recipes, data, dataset
 
 
 def _recipe(name: str, changes: Mapping[str, Any], vectors: Path) -> ConfigDict:
@@ -198,15 +198,15 @@ def _recipe(name: str, changes: Mapping[str, Any], vectors: Path) -> ConfigDict:
     return recipe
 
 
-def _begin(directory: Path, corpus: Corpus, text: Reviews, by: str) -> None:
-    """Write comparison.json, or check that the one there is of the same reviews and text.
+def _begin(directory: Path, dataset: Dataset, text: Texts, by: str) -> None:
+    """Write comparison.json, or check that the one there is of the same texts and text.
 
     InputError: it is not, or the model that was chosen by another metric is tested already.
     """
     if RunDirectory(directory).config.exists():
         raise InputError(f"{directory} holds a run: choose another --workdir for a comparison")
     path = directory / COMPARISON_FILE
-    begun = {"data_hash": corpus.statistics["data_hash"]}
+    begun = {"data_hash": dataset.statistics["data_hash"]}
     if len(text):
         begun["text_hash"] = text.texts_hash
     begun |= {"choose_by": by, "chosen": ""}
@@ -215,7 +215,7 @@ def _begin(directory: Path, corpus: Corpus, text: Reviews, by: str) -> None:
         return
     known = read_numbered(path)
     if known | {"choose_by": by, "chosen": ""} != begun:
-        raise InputError(f"{directory} compares models on other reviews: choose another --workdir")
+        raise InputError(f"{directory} compares models on other texts: choose another --workdir")
     if known["chosen"] and (before := known["choose_by"]) != by:
         problem = f"{directory} has tested the model that was chosen by {before}"
         raise InputError(f"{problem}: choose another --workdir")
@@ -230,7 +230,7 @@ def _train(
     name: str,
     recipe: ConfigDict,
     place: Path,
-    corpus: Corpus,
+    dataset: Dataset,
     stop: Stop,
     tested: bool = False,
 ) -> bool:
@@ -244,7 +244,7 @@ def _train(
         except InputError as error:
             print(f"left out {name}: {error}")
             return False
-    fewest = len(corpus.splits["train"]) // 2
+    fewest = len(dataset.splits["train"]) // 2
     recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
     start = time.monotonic()
     with open_run(recipe, place, task_of(recipe), nested=True, stop=stop) as opened:
@@ -252,7 +252,7 @@ def _train(
         if tested:  # it goes on: what is left is the test
             opened = dataclasses.replace(opened, start=Start.RESUMED)
         if tested or result is None:
-            result = complete(opened, prepare(opened, corpus), tested=tested)
+            result = complete(opened, prepare(opened, dataset), tested=tested)
     if not tested:
         scores = result["val"]
         more = f" macro F1 {scores['macro_f1']:.4f}" if "macro_f1" in scores else ""
@@ -261,7 +261,7 @@ def _train(
     return True
 
 
-def _lengthen(recipes: Mapping[str, ConfigDict], train: Reviews) -> dict[str, ConfigDict]:
+def _lengthen(recipes: Mapping[str, ConfigDict], train: Texts) -> dict[str, ConfigDict]:
     """Return the recipe `encoder` with LONG texts, if most are longer than it reads."""
     tokens = np.median([*map(len, train.texts)]) / CHARACTERS
     recipe = recipes.get("encoder")
@@ -298,23 +298,23 @@ def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a model predicts for the validation reviews, and how good that is."""
+    """What a model predicts for the validation texts, and how good that is."""
 
-    correct: Bool[np.ndarray, " reviews"]
-    predicted: Int64[np.ndarray, "reviews *labels"]
+    correct: Bool[np.ndarray, " texts"]
+    predicted: Int64[np.ndarray, "texts *labels"]
     macro_f1: float
-    # The metric to choose by and the accuracy, on the validation reviews and then on resamples of
+    # The metric to choose by and the accuracy, on the validation texts and then on resamples of
     # them (Efron, 1979).
     samples: Float[np.ndarray, "metrics samples"]
 
 
 def _score(
-    scored: Reviews,
-    predicted: Int64[np.ndarray, "reviews *labels"],
+    scored: Texts,
+    predicted: Int64[np.ndarray, "texts *labels"],
     by: str,
-    probabilities: Float[np.ndarray, "reviews classes"] | None = None,
+    probabilities: Float[np.ndarray, "texts classes"] | None = None,
 ) -> Score:
-    """Score predictions of the validation reviews."""
+    """Score predictions of the validation texts."""
     drawn = np.random.default_rng(0).multinomial(
         len(scored), np.full(len(scored), 1 / len(scored)), size=SAMPLES
     )
@@ -346,20 +346,20 @@ def _row(name: str, found: Mapping[str, Score], by: str) -> dict[str, Any]:
     return row
 
 
-def _costs(trial: Trial, corpus: Corpus) -> dict[str, float]:
+def _costs(trial: Trial, dataset: Dataset) -> dict[str, float]:
     """Return what training took and what predicting takes."""
     trained = load_run(trial.directory)
-    reviews = corpus.splits["train"].take(np.arange(min(TIMED, len(corpus.splits["train"]))))
-    encoded = trained.encode(reviews)
+    texts = dataset.splits["train"].take(np.arange(min(TIMED, len(dataset.splits["train"]))))
+    encoded = trained.encode(texts)
     for _ in range(2):  # the first time compiles
-        seconds = score_reviews(trained, trained.params, encoded, "measuring the speed").seconds
+        seconds = score_texts(trained, trained.params, encoded, "measuring the speed").seconds
     train_seconds = trial.content["train_seconds"]
     if trial.config.model.name == AVERAGE:
         learned = read_json(RunDirectory(trial.directory.parent / VECTORS).result)
         train_seconds += learned["train_seconds"]
     return {
         "train_seconds": train_seconds,
-        "texts_per_second": len(reviews) / seconds,
+        "texts_per_second": len(texts) / seconds,
         "megabytes": trial.content["parameters"] * 4 / 1e6,
     }
 
@@ -370,7 +370,7 @@ def choose(samples: Mapping[str, Float[np.ndarray, "metrics samples"]]) -> str:
     The best has the highest metric, or of those at most a standard error behind the highest sum of
     metric and accuracy: of a rare class's few texts, the metric alone is mostly chance. A cheaper
     one is level if in both it is at most a standard error behind, and at most POINT. The standard
-    error is that of the difference on the same reviews, by their resamples (Breiman et al., 1984,
+    error is that of the difference on the same texts, by their resamples (Breiman et al., 1984,
     have the rule).
     """
     best = _find_best(samples)
@@ -394,9 +394,7 @@ def _is_level(
     return bool(np.all(behind[:, 0] <= most + 1e-9))  # of rounding
 
 
-def _write(
-    table: pandas.DataFrame, scored: Reviews, chosen: str, how: str, directory: Path
-) -> None:
+def _write(table: pandas.DataFrame, scored: Texts, chosen: str, how: str, directory: Path) -> None:
     """Write comparison.csv, and draw it."""
     write_csv(directory / "comparison.csv", list(table), table.astype(object).values.tolist())
     figures.accuracies(
@@ -414,7 +412,7 @@ def _print(
     chosen: str,
     found: Mapping[str, Score],
     result: Mapping[str, Any],
-    scored: Reviews,
+    scored: Texts,
     by: str,
     directory: Path,
 ) -> None:
@@ -469,7 +467,7 @@ def _print(
     print(f"{'files':8} {directory}/comparison.csv, comparison.png")
 
 
-def describe_missed(chosen: str, found: Mapping[str, Score], scored: Reviews) -> list[str]:
+def describe_missed(chosen: str, found: Mapping[str, Score], scored: Texts) -> list[str]:
     """Return which classes the chosen model never finds, and who finds most of them."""
     members = scored.members
     hits = {}

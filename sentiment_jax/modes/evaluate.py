@@ -10,7 +10,7 @@ from sentiment_jax.config.schema import Config, join_names
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data import table
 from sentiment_jax.data.predictions import write_predictions
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes import predict
 from sentiment_jax.modes.predict import TextSource, output_columns, predict_table
@@ -20,8 +20,8 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_metrics, print_scores
-from sentiment_jax.training.experiment import read_corpus
-from sentiment_jax.training.lineage import warn_of_training_reviews
+from sentiment_jax.training.experiment import read_dataset
+from sentiment_jax.training.lineage import warn_of_training_texts
 from sentiment_jax.training.metrics import measure, score_probabilities
 from sentiment_jax.training.trained_model import TrainedModel, best_sha256, load_ensemble
 
@@ -57,26 +57,26 @@ def evaluate_split(
                 f"{workdirs[0]} and {workdir} were made with different data (hash "
                 f"{hashes[0][:12]} and {other[:12]}): they have no {split} split in common"
             )
-    reviews = _read_split(models, directories, split)
-    return _print(split, score_labeled(models, reviews), models, calibrated)
+    texts = _read_split(models, directories, split)
+    return _print(split, score_labeled(models, texts), models, calibrated)
 
 
 def score_run(trained: TrainedModel, directory: RunDirectory, split: str) -> Scored:
     """Return the scores and metrics of a run on a split, and write its predictions if possible."""
-    reviews = _read_split([trained], [directory], split)
-    with terminal.progress_bar(len(reviews), "encoding", unit="review") as bar:
-        encoded = trained.encode(reviews, bar.update)
-    found = scoring.score_reviews(trained, trained.params, encoded, split)
+    texts = _read_split([trained], [directory], split)
+    with terminal.progress_bar(len(texts), "encoding", unit="text") as bar:
+        encoded = trained.encode(texts, bar.update)
+    found = scoring.score_texts(trained, trained.params, encoded, split)
     try:
         with lock_run(directory.path):
             if best_sha256(directory.path) != tree_sha256(trained.params):
                 raise InputError(f"{directory.path} has been replaced by another run")
             write_predictions(
-                directory, split, reviews, found.probabilities, trained.config, trained.thresholds
+                directory, split, texts, found.probabilities, trained.config, trained.thresholds
             )
     except (InputError, RunError, OSError) as error:  # a training holds it; it can't be written
         terminal.warn(f"predictions not written: {error}")
-    scored = (reviews.labels, found.probabilities, trained.classes, trained.thresholds)
+    scored = (texts.labels, found.probabilities, trained.classes, trained.thresholds)
     return found.scores, measure(*scored)
 
 
@@ -98,13 +98,13 @@ def evaluate_file(
     models = load_ensemble(workdirs, calibrated=calibrated)
     data = models[0].config.data
     column = source.column or data.text_column
-    reviews = read_labeled(models[0].config, str(source.file), column, label_column)
+    texts = read_labeled(models[0].config, str(source.file), column, label_column)
     for workdir in workdirs:
-        warn_of_training_reviews(workdir, reviews)
+        warn_of_training_texts(workdir, texts)
     if output is not None:
         unscored = source.read(data)
         output_columns(unscored, models[0].config, output)
-    scores = _print("input", score_labeled(models, reviews), models, calibrated)
+    scores = _print("input", score_labeled(models, texts), models, calibrated)
     if output is not None:
         predict_table(models, unscored, output)
     return scores
@@ -112,21 +112,21 @@ def evaluate_file(
 
 def read_labeled(
     config: Config, path: str, text_column: str, label_column: str | None = None, rows: Any = ()
-) -> Reviews:
-    """Read a table of reviews, or these rows, with the classes of a run."""
+) -> Texts:
+    """Read a table of texts, or these rows, with the classes of a run."""
     data = config.data
     labels = data.labels if data.positive_labels else join_names(config.classes)
     columns: Any = {"text_column": text_column, "label_column": label_column or data.label_column}
     return table.read_labeled(dataclasses.replace(data, path=path, labels=labels, **columns), rows)
 
 
-def score_labeled(models: Sequence[TrainedModel], reviews: Reviews) -> Scored:
-    """Return scores and metrics of the averaged probabilities on any reviews, blank ones, too."""
-    probabilities, warnings = predict.predict(models, reviews.texts)
+def score_labeled(models: Sequence[TrainedModel], texts: Texts) -> Scored:
+    """Return scores and metrics of the averaged probabilities on any texts, blank ones, too."""
+    probabilities, warnings = predict.predict(models, texts.texts)
     predict.print_warning_count(warnings)
     thresholds = predict.mean_thresholds(models)
-    measured = measure(reviews.labels, probabilities, models[0].classes, thresholds)
-    return score_probabilities(reviews.labels, probabilities, thresholds), measured
+    measured = measure(texts.labels, probabilities, models[0].classes, thresholds)
+    return score_probabilities(texts.labels, probabilities, thresholds), measured
 
 
 def _print(
@@ -143,17 +143,17 @@ def _print(
 
 def _read_split(
     models: Sequence[TrainedModel], directories: Sequence[RunDirectory], split: str
-) -> Reviews:
+) -> Texts:
     """Read a split again; InputError if it is empty or the data are not the data of each run."""
-    corpus = read_corpus(models[0].config)  # equal runs may hold it in another order
+    dataset = read_dataset(models[0].config)  # equal runs may hold it in another order
     for directory, trained in zip(directories, models, strict=True):
         devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
-        directory.check_data(corpus.statistics)
-    reviews = corpus.splits[split]
-    if not len(reviews):
+        directory.check_data(dataset.statistics)
+    texts = dataset.splits[split]
+    if not len(texts):
         directory = directories[0]
         raise InputError(
-            f"{directory.path} holds out no reviews (data.validation_fraction=0, or data.folds: "
+            f"{directory.path} holds out no texts (data.validation_fraction=0, or data.folds: "
             f"{directory.result.name} there has the scores of a cross-validation)"
         )
-    return reviews
+    return texts

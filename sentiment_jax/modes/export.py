@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.config.schema import CLASSES, ENCODERS, EncoderConfig, ModelConfig
-from sentiment_jax.data.reviews import list_classes
+from sentiment_jax.data.texts import list_classes
 from sentiment_jax.data.tokenization import find_special, framing
 from sentiment_jax.data.unlabeled import KINDS
 from sentiment_jax.errors import InputError, describe_shortage

@@ -17,8 +17,8 @@ from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import apply_temperature, average_thresholds, decide
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
-from sentiment_jax.data.reviews import Reviews, is_blank
 from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table, write_table
+from sentiment_jax.data.texts import Texts, is_blank
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import regular, safe_cell
@@ -101,15 +101,15 @@ def predict(models: Sequence[TrainedModel], texts: Sequence[str]) -> Predictions
     """
     if not texts:
         return np.zeros((0, len(models[0].classes)), np.float32), []
-    reviews = Reviews.from_texts(texts)
-    warnings = [BLANK if is_blank(text) else "" for text in reviews.texts]
+    normal = Texts.from_texts(texts)
+    warnings = [BLANK if is_blank(text) else "" for text in normal.texts]
     probabilities = []
     few = 8 * jax.device_count()
     for model in models:
-        with terminal.progress_bar(len(texts), "encoding", unit="review") as bar:
-            encoded = model.encode(reviews, bar.update)
+        with terminal.progress_bar(len(texts), "encoding", unit="text") as bar:
+            encoded = model.encode(normal, bar.update)
         size = few if len(texts) <= few else model.config.eval_batch_size  # compiled once each
-        scores = scoring.score_reviews(model, model.params, encoded, "predict", batch_size=size)
+        scores = scoring.score_texts(model, model.params, encoded, "predict", batch_size=size)
         probabilities.append(apply_temperature(scores.probabilities, model.temperature))
         unknown = unknown_shares(model.tokenizer, encoded)
         pairs = zip(warnings, unknown, strict=True)

@@ -30,7 +30,7 @@ OF_RECIPES = (
 
 
 def print_next(run: Run, experiment: Experiment) -> None:
-    """Print the command that fine-tunes from the run, on the labeled reviews of its config."""
+    """Print the command that fine-tunes from the run, on the labeled texts of its config."""
     config = experiment.config
     model = config.model
     recipe = RECIPES.get(model.name, "bert:long")

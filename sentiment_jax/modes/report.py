@@ -15,7 +15,7 @@ from sentiment_jax.analysis.predictions import Predictions
 from sentiment_jax.analysis.records import Group, by_data, collect, hardware
 from sentiment_jax.config.schema import FEW_CLASSES
 from sentiment_jax.config.stored import flatten
-from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
@@ -86,7 +86,7 @@ def _report_data(
         tables |= _metrics(models)
         tables["models"] = _table([_over_seeds(group) for group in tested])
         tables |= _strongest_words(tested)
-    texts: dict[str, dict[str, str]] = {}  # by the order of the reviews
+    texts: dict[str, dict[str, str]] = {}  # by the order of the texts
     for group in tested:
         wrong = {"mistakes": models[group.name]}
         if "folds" in group.tested[0].content:
@@ -132,15 +132,15 @@ def find_texts(trial: Trial, asked_for: bool) -> dict[str, str]:
     if not (asked_for or trial.config.data.source == "csv"):
         return {}
     try:
-        corpus = load_corpus(trial.config.data)
-        if corpus.statistics["data_hash"] != trial.content["data_hash"]:
+        dataset = load_dataset(trial.config.data)
+        if dataset.statistics["data_hash"] != trial.content["data_hash"]:
             raise InputError(f"the data changed since {trial.directory} was made")
     except InputError as error:
         if asked_for:
             raise
         terminal.warn(f"no texts are shown: {error}")
         return {}
-    splits = corpus.splits.values()
+    splits = dataset.splits.values()
     return {i: text for of in splits for i, text in zip(of.ids, of.texts, strict=True)}
 
 
@@ -284,9 +284,9 @@ def _draw_test(models: Mapping[str, Predictions], output: Path, prefix: str) -> 
         confusions = {name: predictions.confusion(model) for name, model in models.items()}
         figures.confusions(confusions, classes, drawn[1])
     if first.separator:
-        labels = "probability of a label", "share of reviews with it"
+        labels = "probability of a label", "share of texts with it"
     elif len(classes) == 2:
-        labels = f"p({classes[1]}) of the model", f"share of {classes[1]} reviews"
+        labels = f"p({classes[1]}) of the model", f"share of {classes[1]} texts"
     else:
         labels = "probability of the predicted class", "share of correct predictions"
     curves = {

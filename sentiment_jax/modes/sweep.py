@@ -27,7 +27,7 @@ from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory, prepar
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value, in_words
 from sentiment_jax.training import checks
-from sentiment_jax.training.cross_validation import check_reviews, draw_folds
+from sentiment_jax.training.cross_validation import check_sizes, draw_folds
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.run import Run, open_run, prepare, tokenizer_of
 from sentiment_jax.training.signals import Stop
@@ -77,7 +77,7 @@ def sweep(
 
 
 def _join(new: Sweep) -> tuple[Sweep, Experiment]:
-    """Write sweep.json, or check that the one there is the same; return it and read the reviews."""
+    """Write sweep.json, or check that the one there is the same; return it and read the texts."""
     begun = (new.directory / SWEEP_FILE).exists()
     for sample in new.samples():
         checks.check_batch_sizes(sample)
@@ -90,8 +90,8 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     else:
         checks.check_sources(new.config)
     experiment = task_of(new.config).prepare(new.config)
-    folds = draw_folds(experiment.config.data, experiment.reviews)
-    check_reviews(experiment, folds, max(new.axes["batch_size"]))
+    folds = draw_folds(experiment.config.data, experiment.texts)
+    check_sizes(experiment, folds, max(new.axes["batch_size"]))
     data_hash = experiment.statistics["data_hash"]
     if not begun:
         dataclasses.replace(new, data_hash=data_hash, command=run_directory.command_line()).write()
@@ -107,7 +107,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
 def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> bool:
     """Train one trial to its end; return False if it has ended or another process trains it.
 
-    The `first` experiment provides the reviews; this process's `own` config provides paths and
+    The `first` experiment provides the texts; this process's `own` config provides paths and
     other settings that do not affect results.
     """
     if stop.requested:
@@ -141,7 +141,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
 
 def _prepare(run: Run, first: Experiment) -> Experiment:
     """Return the data of a trial: those of the `first` experiment, unless its settings differ."""
-    config = with_classes(run.config, first.reviews["train"])
+    config = with_classes(run.config, first.texts["train"])
     tokenizer = tokenizer_of(run)
     other = tokenizer and tokenizer.to_str() != first.tokenizer.to_str()
     if other or config.data != first.config.data:

@@ -12,7 +12,7 @@ from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Split, stratified_sample
+from sentiment_jax.data.texts import Split, stratified_sample
 from sentiment_jax.modes.predict import describe_unknown, format_predictions, print_texts
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.metrics_log import check_tensorboard, read_metrics
@@ -20,7 +20,7 @@ from sentiment_jax.training import checks, compilation, console, results
 from sentiment_jax.training.advice import advise
 from sentiment_jax.training.cross_validation import (
     CrossValidated,
-    check_reviews,
+    check_sizes,
     cross_validate,
     draw_folds,
 )
@@ -30,12 +30,12 @@ from sentiment_jax.training.fit import AfterEpoch, fit
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import is_correct, mcnemar
 from sentiment_jax.training.run import Run, begin, open_run, prepare
-from sentiment_jax.training.scoring import ReviewScores
+from sentiment_jax.training.scoring import TextScores
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import TrainedModel
 
-EXAMPLES = 4  # test reviews whose predictions are printed
+EXAMPLES = 4  # test texts whose predictions are printed
 
 
 def train(
@@ -74,8 +74,8 @@ def complete(
     after_epoch: Sequence[AfterEpoch] = (),
 ) -> dict[str, Any]:
     """Train on these data to the end of a run; unless it is `tested`, leave the test set alone."""
-    folds = draw_folds(experiment.config.data, experiment.reviews)
-    check_reviews(experiment, folds, experiment.config.batch_size)
+    folds = draw_folds(experiment.config.data, experiment.texts)
+    check_sizes(experiment, folds, experiment.config.batch_size)
     experiment = label_with_teachers(experiment, run.stop)
     with terminal.progress_bar(None, "checking the memory"):
         compile_seconds = compilation.check_memory(experiment)
@@ -121,14 +121,14 @@ def draw_curves(run: Run, experiment: Experiment) -> None:
 
 
 def score_baseline(
-    experiment: Experiment, model: TrainedModel, tested: ReviewScores, folds: Sequence[Split]
+    experiment: Experiment, model: TrainedModel, tested: TextScores, folds: Sequence[Split]
 ) -> dict[str, Any]:
     """Return the linear baseline's entry of result.json, if there can be one."""
     if not (experiment.config.linear_baseline and processes.is_main()):
         return {}
     try:
         with terminal.progress_bar(None, "fitting the linear baseline"):
-            baseline = linear_baseline(experiment.reviews, folds)
+            baseline = linear_baseline(experiment.texts, folds)
     except (ValueError, MemoryError, OSError) as error:
         terminal.warn(f"no linear baseline: {error}")
         return {}
@@ -159,7 +159,7 @@ def print_summary(
     run: Run,
     experiment: Experiment,
     model: TrainedModel,
-    tested: ReviewScores,
+    tested: TextScores,
     result: dict[str, Any],
 ) -> None:
     """Print the test scores, how far to trust them, what to try next, and a few predictions."""
@@ -169,7 +169,7 @@ def print_summary(
     console.warn_of_chance(experiment.config, run.directory, result)
     for sentence in result["advice"]:
         print(f"{'advice':8} {sentence}")
-    test = experiment.reviews["test"]
+    test = experiment.texts["test"]
     sample = stratified_sample(test, count=EXAMPLES, seed=experiment.config.data.split_seed)
     rows = np.flatnonzero(np.isin(test.hashes, sample.hashes))[:EXAMPLES]
     examples = test.take(rows)
@@ -192,8 +192,8 @@ def dry_run(recipe: ConfigDict, task: Task | None = None) -> None:
         checks.check_batch_sizes(config)
         checks.check_sources(config)
         experiment = task.prepare(config)
-    folds = draw_folds(experiment.config.data, experiment.reviews)
-    check_reviews(experiment, folds, config.batch_size)
+    folds = draw_folds(experiment.config.data, experiment.texts)
+    check_sizes(experiment, folds, config.batch_size)
     print_steps(experiment)
     compilation.check_memory(experiment)
 

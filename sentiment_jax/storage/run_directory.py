@@ -74,7 +74,7 @@ class RunDirectory:
         return own
 
     def remove(self) -> None:
-        """Take away an earlier run, but not the reviews that Python gave it, nor what is no run's.
+        """Take away an earlier run, but not the texts that Python gave it, nor what is no run's.
 
         config.json becomes config.json.deleted: no run is here. All else gets such a name, then is
         deleted; that one goes when a config is written. After a kill, the next training goes on.
@@ -116,7 +116,7 @@ class RunDirectory:
     def read_config(self) -> Config:
         """Read config.json; InputError if it is damaged or has another format."""
         config = stored.make_frozen(read_numbered(self.config))
-        moved = {}  # with their run: reviews that Python gave
+        moved = {}  # with their run: texts that Python gave
         for name, own in zip(("data.path", "data.test_path"), self.reviews.values(), strict=True):
             path = Path(stored.flatten(config)[name])
             if path.name == own.name and own.is_file() and not path.is_file():

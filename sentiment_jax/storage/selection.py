@@ -5,7 +5,7 @@ the loss or another metric to come first; with `last`, no epoch but the last one
 Macro F1 takes the accuracy's place where a class is rare or a text may have several labels, and the
 balanced accuracy where class weights are balanced. Pre-training is
 ranked by its validation loss alone. A loss that is not finite never wins. Of equal epochs the
-newest is the best, of equal trials the first. Without held-out reviews, the newest epoch is.
+newest is the best, of equal trials the first. Without held-out texts, the newest epoch is.
 """
 
 import dataclasses

@@ -232,7 +232,7 @@ def plan_sweep(
     InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
     if not config.data.validates:
-        raise InputError("data.validation_fraction=0 leaves a sweep no reviews to choose by")
+        raise InputError("data.validation_fraction=0 leaves a sweep no texts to choose by")
     short = {field: axis for axis, field in FIELDS.items()}
     axes = {short.get(name, name): values for name, values in axes.items()}
     if missing := {"procedure", *FIELDS, "seeds"} - axes.keys():

@@ -15,7 +15,7 @@ from sentiment_jax.config.schema import Config, EncoderConfig
 from sentiment_jax.data.tokenization import tokenize, unknown_id
 
 FEW_STEPS = 100  # of the optimizer
-FEW_REVIEWS = 50  # held out for validation
+FEW_TEXTS = 50  # held out for validation
 LONG = 512  # tokens that bert:long reads
 MULTILINGUAL = "intfloat/multilingual-e5-small"
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s]+")
@@ -35,8 +35,8 @@ def advise(
       config: the run's.
       result: the content of result.json.
       records: the lines of metrics.jsonl.
-      truncated: the share of the training reviews that are cut.
-      unknown: the share of [UNK] among the tokens of the validation reviews.
+      truncated: the share of the training texts that are cut.
+      unknown: the share of [UNK] among the tokens of the validation texts.
     """
     validations = [line for line in records if line["split"] == "val" and line["loss"] is not None]
     last = [line for line in records if line["split"] == "train"][-1]
@@ -66,8 +66,8 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
         remedy = "--config=encoder, which trains all layers"
     elif isinstance(config.model, EncoderConfig) and config.model.pretrained:
         remedy = "other weights, --config.model.pretrained=FOLDER"
-    elif result["val"]["examples"] < FEW_REVIEWS and not config.data.folds:
-        remedy += ", with --config.data.folds=5 to validate on all labeled reviews"
+    elif result["val"]["examples"] < FEW_TEXTS and not config.data.folds:
+        remedy += ", with --config.data.folds=5 to validate on all labeled texts"
     shown = "macro F1 " if name == "macro_f1" else ""
     return (
         f"the linear baseline is no worse on validation ({shown}{scores[name]:.4f}, this "
@@ -76,12 +76,12 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
 
 
 def describe_truncation(config: Config, truncated: float) -> str:
-    """Return what an encoder that cuts most reviews should try; empty if this is none."""
+    """Return what an encoder that cuts most texts should try; empty if this is none."""
     length = config.data.max_length
     if truncated < 0.5 or length >= LONG or not isinstance(config.model, EncoderConfig):
         return ""
     return (
-        f"{truncated:.0%} of the training reviews are cut to {length} tokens: --config=bert:long "
+        f"{truncated:.0%} of the training texts are cut to {length} tokens: --config=bert:long "
         f"reads {LONG}, and takes longer"
     )
 
@@ -98,7 +98,7 @@ def describe_vocabulary(config: Config, tokenizer: Tokenizer, texts: Sequence[st
     ids = [token for of_text in tokenize(tokenizer, parts) for token in of_text]
     pieces = len(ids) / max(sum(len(WORD.findall(part)) for part in parts), 1)
     unknown = sum(token == unknown_id(tokenizer) for token in ids) / max(len(ids), 1)
-    # With all-MiniLM-L6-v2, English tweets as found take 1.34 and .01, French reviews 1.51.
+    # With all-MiniLM-L6-v2, English tweets as found take 1.34 and .01, French texts 1.51.
     if pieces < 1.45 and unknown < 0.2:
         return ""
     return (
@@ -136,7 +136,7 @@ def _imbalance(config: Config, measured: Mapping[str, Any]) -> str:
     if not config.data.rare or scores["recall"] > 0.5 or config.class_weights == "balanced":
         return ""
     return (
-        f"of the {scores['examples']:,} validation reviews of class {rarest!r}, "
+        f"of the {scores['examples']:,} validation texts of class {rarest!r}, "
         f"{scores['recall']:.0%} are found: class_weights=balanced finds more; compare macro F1, "
         "not accuracy"
     )
@@ -159,5 +159,5 @@ def _unknown_words(config: Config, unknown: float) -> str:
     if config.model.name in ("average", "lstm") and config.model.pretrained:
         remedy = "more unlabeled text would help"
     elif config.data.min_frequency == 1 or config.model.name != "lstm":
-        remedy = "more reviews, or the tokenizer of another encoder, would help"
+        remedy = "more texts, or the tokenizer of another encoder, would help"
     return f"{unknown:.0%} of the words in validation are unknown: {remedy}"

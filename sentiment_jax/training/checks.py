@@ -4,7 +4,7 @@
 2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.
 3. `resolve`: the teachers and the run or weights to start from.
 4. `check_start`: the devices, what is in the run directory, the sources' checkpoints.
-5. Once the reviews are read: whether they fill a batch and the memory (modes/train.py), and their
+5. Once the texts are read: whether they fill a batch and the memory (modes/train.py), and their
    hash (run.py).
 """
 
@@ -20,16 +20,16 @@ from sentiment_jax.config.schema import ENCODERS, OBJECTIVES, Config, EncoderCon
 from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.imdb import is_prepared
-from sentiment_jax.data.unlabeled import unlabeled_reviews
+from sentiment_jax.data.unlabeled import unlabeled_texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices, startup, terminal
 from sentiment_jax.storage.run_directory import RunDirectory, find_teachers, holds_runs, source_run
 from sentiment_jax.training import lineage
-from sentiment_jax.training.experiment import Task, read_corpus
+from sentiment_jax.training.experiment import Task, read_dataset
 
 SEVERAL_POOLED = 4  # layers
-ENOUGH = 30  # validation reviews, to say that a teacher is at chance
+ENOUGH = 30  # validation texts, to say that a teacher is at chance
 
 
 class Start(enum.Enum):
@@ -98,15 +98,15 @@ def check_finished_data(config: Config, directory: RunDirectory) -> None:
     if imdb and same_text and not (config.pretrain.text and is_prepared(data.path)):
         return
     try:
-        corpus = read_corpus(config)
+        dataset = read_dataset(config)
         if data.teacher:
-            text = unlabeled_reviews(data, config.pretrain.text)
-            corpus.statistics["unlabeled_hash"] = text.texts_hash
+            text = unlabeled_texts(data, config.pretrain.text)
+            dataset.statistics["unlabeled_hash"] = text.texts_hash
     except InputError:
         if not same_text or data.path != began.data.path and not imdb:
             raise
     else:
-        directory.check_data(corpus.statistics)
+        directory.check_data(dataset.statistics)
 
 
 def resolve(recipe: ConfigDict, known: Config | None = None, *, pretrains: bool = False) -> Config:
@@ -177,7 +177,7 @@ def _find_source(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_teacher(teacher: Path) -> None:
-    """Raise InputError unless a run is finished and classifies reviews."""
+    """Raise InputError unless a run is finished and classifies texts."""
     directory = RunDirectory(teacher)
     if not directory.config.is_file():
         raise InputError(f"data.teacher={teacher} is no run directory: name a finished run's")
@@ -188,7 +188,7 @@ def _check_teacher(teacher: Path) -> None:
     measured = result["metrics"].get("val")
     if measured and measured["mcc"] <= 0 and result["val"]["examples"] >= ENOUGH:
         raise InputError(
-            f"data.teacher={teacher} is no better than guessing on its own validation reviews "
+            f"data.teacher={teacher} is no better than guessing on its own validation texts "
             f"(accuracy {result['val']['accuracy']:.4f}): label more, or choose another teacher"
         )
 

@@ -27,7 +27,7 @@ def peak_bytes(compiled: Any) -> int:
 
 
 def batch_like(experiment: Experiment, mode: str, length: int) -> batches.Batch:
-    """Return a batch in the shape of the mode's: of padding, or of packed reviews, the largest."""
+    """Return a batch in the shape of the mode's: of padding, or of packed texts, the largest."""
     encoded = experiment.encoded["train"]
     planned = batches.PlannedBatch(np.zeros(0, np.int64), length)
     if mode == "training":
@@ -63,12 +63,12 @@ def modes_of(config: Config) -> tuple[str, ...]:
 
 
 def padded_lengths(experiment: Experiment, mode: str) -> tuple[int, ...]:
-    """Return the lengths that batches are padded to, up to that of the longest review."""
+    """Return the lengths that batches are padded to, up to that of the longest text."""
     if experiment.packs:
         return experiment.buckets[-1:]
     of_mode = {"train"} if mode == "training" else {"val", "test"}
-    splits = [reviews for name, reviews in experiment.encoded.items() if name in of_mode]
-    longest = max(reviews.lengths.max(initial=0) for reviews in splits)
+    splits = [texts for name, texts in experiment.encoded.items() if name in of_mode]
+    longest = max(texts.lengths.max(initial=0) for texts in splits)
     return experiment.buckets[: int(np.searchsorted(experiment.buckets, longest)) + 1]
 
 

@@ -47,7 +47,7 @@ def warn_of_chance(config: Config, directory: RunDirectory, result: Mapping[str,
         if metrics["mcc"] <= chance or loss > 10 * math.log(classes):
             terminal.warn_once(
                 f"{directory.path} may be no better than guessing: {split} accuracy "
-                f"{scores['accuracy']:.4f} on {total:,} reviews (majority baseline: "
+                f"{scores['accuracy']:.4f} on {total:,} texts (majority baseline: "
                 f"{metrics['majority_baseline']:.4f}), MCC {metrics['mcc']:.4f} (by chance: "
                 f"{chance:.4f}), loss {loss:.4g} (log {classes}: {math.log(classes):.4f})"
             )
@@ -116,7 +116,7 @@ def print_epoch(
 
 
 def print_scores(
-    split: str, scores: Mapping[str, Any], remark: str, *, more: str = "", unit: str = "reviews"
+    split: str, scores: Mapping[str, Any], remark: str, *, more: str = "", unit: str = "texts"
 ) -> None:
     """Print one aligned line: accuracy, loss, what is `more`, the number of examples."""
     more = f" {more}" if more else ""
@@ -171,7 +171,7 @@ def print_metrics(measured: dict[str, Any]) -> None:
         metrics = classes[name]
         print(
             f"{'':8} {name}: precision {metrics['precision']:.4f}, recall {metrics['recall']:.4f} "
-            f"of {metrics['examples']:,} reviews"
+            f"of {metrics['examples']:,} texts"
         )
     if others := [classes[name]["recall"] for name in names[FEW_CLASSES:]]:
         more = "1 more class" if len(others) == 1 else f"{len(others)} more classes"

@@ -1,4 +1,4 @@
-"""Cross-validation: each fold of the reviews is scored by a model that was trained without it.
+"""Cross-validation: each fold of the texts is scored by a model that was trained without it.
 
 A fold is a run in folds/N, of a slice of the texts and of the same sources, which are recorded
 before the first fold. Its probabilities are kept as an array, its checkpoints are not.
@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.corpus import load_corpus, make_corpus
+from sentiment_jax.data.dataset import load_dataset, make_dataset
 from sentiment_jax.data.predictions import write_predictions
-from sentiment_jax.data.reviews import Reviews, Split, fold_splits
+from sentiment_jax.data.texts import Split, Texts, fold_splits
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage import files
@@ -36,10 +36,10 @@ from sentiment_jax.training.tasks.classification import score_held_out
 from sentiment_jax.training.trained_model import thresholds_of
 
 
-def draw_folds(data: DataConfig, splits: Mapping[str, Reviews]) -> list[Split]:
+def draw_folds(data: DataConfig, splits: Mapping[str, Texts]) -> list[Split]:
     """Return the folds of the training split; none if the config asks for none.
 
-    InputError: there are too few reviews.
+    InputError: there are too few texts.
     """
     if not data.folds:
         return []
@@ -47,33 +47,33 @@ def draw_folds(data: DataConfig, splits: Mapping[str, Reviews]) -> list[Split]:
     return fold_splits(train, data.folds, seed=data.split_seed, grouped=data.group_duplicates)
 
 
-def check_reviews(experiment: Experiment, folds: Sequence[Split], batch_size: int) -> None:
-    """Raise InputError if a batch would hold more than the reviews of a training, or of a fold."""
+def check_sizes(experiment: Experiment, folds: Sequence[Split], batch_size: int) -> None:
+    """Raise InputError if a batch would hold more than the texts of a training, or of a fold."""
     if not experiment.config.optimizer.takes_steps:
         return
     held_out = max((len(rows) for _, rows in folds), default=0)
-    reviews = len(experiment.encoded["train"]) - held_out
-    if batch_size > reviews:
-        raise InputError(f"{batch_size=} is larger than the {reviews} training reviews: lower it")
+    texts = len(experiment.encoded["train"]) - held_out
+    if batch_size > texts:
+        raise InputError(f"{batch_size=} is larger than the {texts} training texts: lower it")
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossValidated:
     """What the folds of a cross-validation show; nothing if there are none."""
 
-    # Of result.json: the scores of all reviews, metrics, thresholds, and the folds' scores.
+    # Of result.json: the scores of all texts, metrics, thresholds, and the folds' scores.
     entries: dict[str, Any] = dataclasses.field(default_factory=dict)
-    epochs: int = 0  # the median of the folds' best: after it the training on all reviews ends
+    epochs: int = 0  # the median of the folds' best: after it the training on all texts ends
     seconds: float = 0.0  # of the folds' training
 
 
 def cross_validate(run: Run, experiment: Experiment, folds: Sequence[Split]) -> CrossValidated:
-    """Train a model per fold, and score each review by the model that has not seen it."""
-    reviews = experiment.reviews["train"]
-    texts = _unlabeled_of_folds(experiment, folds)
-    probabilities = np.zeros((len(reviews), len(experiment.classes)), np.float32)
+    """Train a model per fold, and score each text by the model that has not seen it."""
+    texts = experiment.texts["train"]
+    unlabeled = _unlabeled_of_folds(experiment, folds)
+    probabilities = np.zeros((len(texts), len(experiment.classes)), np.float32)
     results = []
-    for number, (fold, text) in enumerate(zip(folds, texts, strict=True), start=1):
+    for number, (fold, text) in enumerate(zip(folds, unlabeled, strict=True), start=1):
         directory = RunDirectory(run.directory.folds / str(number))
         result, probabilities[fold[1]] = _train_fold(run, experiment, directory, fold, text)
         if processes.is_main():
@@ -81,10 +81,10 @@ def cross_validate(run: Run, experiment: Experiment, folds: Sequence[Split]) -> 
         results.append(result)
         epoch = f"epoch {result['best_epoch']}"
         console.print_scores(f"fold {number}/{len(folds)}", result["val"], epoch)
-    scores, more = score_held_out(experiment, reviews.labels, probabilities)
+    scores, more = score_held_out(experiment, texts.labels, probabilities)
     config = experiment.config
     thresholds = thresholds_of(config, more)
-    write_predictions(run.directory, "val", reviews, probabilities, config, thresholds)
+    write_predictions(run.directory, "val", texts, probabilities, config, thresholds)
     of_folds = [result["val"] | {"best_epoch": result["best_epoch"]} for result in results]
     return CrossValidated(
         entries={**scores, **more, "folds": of_folds},
@@ -93,18 +93,18 @@ def cross_validate(run: Run, experiment: Experiment, folds: Sequence[Split]) -> 
     )
 
 
-def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Split]) -> Sequence[Reviews | None]:
+def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Split]) -> Sequence[Texts | None]:
     """Return each fold's unlabeled text: none that it holds out, or would if data.limit were 0.
 
     InputError: a fold holds out all of it.
     """
     data = experiment.config.data
-    text = experiment.reviews.get("unlabeled")
+    text = experiment.texts.get("unlabeled")
     if text is None:
         return [None] * len(folds)
-    held_out = [experiment.reviews["train"].hashes[rows] for _, rows in folds]
+    held_out = [experiment.texts["train"].hashes[rows] for _, rows in folds]
     if data.limit:
-        splits = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits
+        splits = load_dataset(dataclasses.replace(data, limit=0, test_limit=0)).splits
         held_out += [splits["train"].hashes[rows] for _, rows in draw_folds(data, splits)]
     texts = []
     for number in range(len(folds)):
@@ -116,7 +116,7 @@ def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Split]) -> Seque
 
 
 def _train_fold(
-    run: Run, whole: Experiment, directory: RunDirectory, fold: Split, text: Reviews | None
+    run: Run, whole: Experiment, directory: RunDirectory, fold: Split, text: Texts | None
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "held_out classes"]]:
     """Train without a fold, unless that is done; return result.json and its probabilities."""
     remedy = f"delete {directory.path}, it is trained again"
@@ -141,21 +141,21 @@ def _train_fold(
     return result, files.read_array(directory.probabilities, env, remedy)
 
 
-def _slice(part: Run, whole: Experiment, fold: Split, text: Reviews | None) -> Experiment:
+def _slice(part: Run, whole: Experiment, fold: Split, text: Texts | None) -> Experiment:
     """Return the data of a fold."""
-    reviews = whole.reviews["train"]
+    texts = whole.texts["train"]
     kept, held_out = fold
-    corpus = make_corpus(
+    dataset = make_dataset(
         whole.statistics["source"],
-        train=reviews.take(kept),
-        val=reviews.take(held_out),
-        test=whole.reviews["test"],  # part of the data's hash, but a fold scores none of it
+        train=texts.take(kept),
+        val=texts.take(held_out),
+        test=whole.texts["test"],  # part of the data's hash, but a fold scores none of it
     )
-    corpus.splits["test"] = reviews.take(np.arange(0))
+    dataset.splits["test"] = texts.take(np.arange(0))
     if text is not None:
-        corpus.splits["unlabeled"] = text
+        dataset.splits["unlabeled"] = text
     pretrained = whole.config.model.pretrained
     tokenizer = whole.tokenizer if pretrained else tokenizer_of(part)
-    prepared = part.task.prepare(part.config, tokenizer, corpus)
+    prepared = part.task.prepare(part.config, tokenizer, dataset)
     pool = len(prepared.encoded["train"]) + len(held_out)
     return dataclasses.replace(prepared, pool=pool)

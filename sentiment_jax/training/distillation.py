@@ -23,7 +23,7 @@ from sentiment_jax.storage.checkpoints import tree_sha256
 from sentiment_jax.storage.files import replacing
 from sentiment_jax.storage.run_directory import find_teachers
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.scoring import score_texts
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
 
@@ -31,10 +31,10 @@ from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
 def label_with_teachers(experiment: Experiment, stop: Stop) -> Experiment:
     """Label the unlabeled texts with the averaged probabilities of the teachers, if there are any.
 
-    These are their targets, the most probable class is their label. A labeled review's target is
+    These are their targets, the most probable class is their label. A labeled text's target is
     its own class. Interrupted: a signal came.
     """
-    if "unlabeled" not in experiment.reviews:
+    if "unlabeled" not in experiment.texts:
         return experiment
     teachers = load_ensemble(find_teachers(experiment.config.data.teacher))
     predicted = [
@@ -43,7 +43,7 @@ def label_with_teachers(experiment: Experiment, stop: Stop) -> Experiment:
     ]
     probabilities: Any = np.mean(predicted, axis=0, dtype=np.float32)
     train = experiment.encoded["train"]
-    own = experiment.reviews["train"]
+    own = experiment.texts["train"]
     targets = np.concatenate([own.members.astype(np.float32), probabilities])
     several = own.labels.ndim == 2
     decided = decide(probabilities, experiment.thresholds, several=several)
@@ -60,14 +60,14 @@ def label_with_teachers(experiment: Experiment, stop: Stop) -> Experiment:
 
 def _predict(
     teacher: TrainedModel, experiment: Experiment, description: str, stop: Stop
-) -> Float32[np.ndarray, "reviews classes"]:
+) -> Float32[np.ndarray, "texts classes"]:
     """Return a teacher's probabilities for each text, cached if this is the only process."""
 
     def check_stop() -> None:
         if stop.asked():
             raise Interrupted("no step was taken; run the same command to continue")
 
-    texts = experiment.reviews["unlabeled"]
+    texts = experiment.texts["unlabeled"]
     file = None
     alone = processes.count() == 1  # several predict together: all must, or none
     if alone and (folder := startup.find_cache()):
@@ -79,14 +79,14 @@ def _predict(
     if file and (cached := _read(file)) is not None:
         return cached
     encoded = teacher.encode(texts)
-    scores = score_reviews(teacher, teacher.params, encoded, description, stop=check_stop)
+    scores = score_texts(teacher, teacher.params, encoded, description, stop=check_stop)
     if file:
         with contextlib.suppress(OSError), replacing(file) as new, new.open("wb") as stream:
             np.savez(stream, probabilities=scores.probabilities)
     return scores.probabilities
 
 
-def _read(file: Path) -> Float32[np.ndarray, "reviews classes"] | None:
+def _read(file: Path) -> Float32[np.ndarray, "texts classes"] | None:
     try:
         # np.load leaves a damaged file open if it opens it itself; the zip checks CRCs.
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config, EncoderConfig
 from sentiment_jax.data import batches, tokenization
-from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.dataset import Dataset
 from sentiment_jax.data.encoding import Encoded
-from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.data.unlabeled import training_corpus
+from sentiment_jax.data.texts import Texts
+from sentiment_jax.data.unlabeled import training_dataset
 from sentiment_jax.huggingface import hub
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime.terminal import progress_bar
@@ -35,8 +35,8 @@ class Experiment(Classifier):
     encoded: dict[str, Encoded]
     statistics: dict[str, Any]
     # Of classification; "unlabeled" are for the teachers to label, last in the training split.
-    reviews: dict[str, Reviews] = dataclasses.field(default_factory=dict)
-    pool: int = 0  # in a fold: the reviews of all folds, which `epochs` is made for
+    texts: dict[str, Texts] = dataclasses.field(default_factory=dict)
+    pool: int = 0  # in a fold: the texts of all folds, which `epochs` is made for
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -45,7 +45,7 @@ class Experiment(Classifier):
 
     @property
     def epochs(self) -> int:
-        """The passes over the training reviews that the learning-rate schedule is made for."""
+        """The passes over the training texts that the learning-rate schedule is made for."""
         if not self.config.optimizer.takes_steps:
             return 1
         steps = math.ceil((self.pool or len(self.encoded["train"])) / self.config.batch_size)
@@ -61,12 +61,12 @@ class Experiment(Classifier):
     def without_test(self) -> "Experiment":
         """Return what a training is given: it has no test split."""
         encoded = {name: split for name, split in self.encoded.items() if name != "test"}
-        reviews = {name: split for name, split in self.reviews.items() if name != "test"}
-        return dataclasses.replace(self, encoded=encoded, reviews=reviews)
+        texts = {name: split for name, split in self.texts.items() if name != "test"}
+        return dataclasses.replace(self, encoded=encoded, texts=texts)
 
     @property
     def packs(self) -> bool:
-        """Whether rows of batches hold several reviews."""
+        """Whether rows of batches hold several texts."""
         return super().packs and not self.task.pretrains
 
     def plan_epoch(self, epoch: int) -> batches.Plan:
@@ -93,7 +93,7 @@ class Validation:
     scores: dict[str, Any]  # loss (mean, nats), accuracy, examples, and what the task ranks by
     seconds: float
     more: dict[str, Any]  # what result.json has of the best epoch besides its scores
-    probabilities: Float32[np.ndarray, "reviews classes"] | None = None  # of labeled reviews
+    probabilities: Float32[np.ndarray, "texts classes"] | None = None  # of labeled texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Task:
 
     pretrains: bool
     unit: str  # of the examples that are scored
-    # Reads and encodes the data of a resolved config. A run's tokenizer and a corpus may be given.
+    # Reads and encodes the data of a resolved config. A run's tokenizer and a dataset may be given.
     prepare: Callable[..., Experiment]
     make_objective: Callable[[Experiment], Objective]  # what the training minimizes
     make_train_step: Callable[[Experiment], Wrapped]  # jitted: (state, batch, rate) -> state, sums
@@ -122,7 +122,7 @@ class Task:
     arrays: Callable[[RunDirectory, Experiment], dict[Path, np.ndarray]] = lambda *_: {}
 
 
-def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
+def make_tokenizer(config: Config, dataset: Dataset) -> Tokenizer:
     """Return the pretrained weights' tokenizer, or one trained on the training split."""
     model = config.model
     data = config.data
@@ -131,7 +131,7 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     if isinstance(model, EncoderConfig) and model.pretrained:
         folder, _ = hub.find_pretrained(model.pretrained, model.revision)
         return tokenization.load_pretrained_tokenizer(folder)
-    texts = corpus.splits["train"].texts
+    texts = dataset.splits["train"].texts
     with progress_bar(None, "making the vocabulary"):
         vocabulary = ARCHITECTURES[model.name].vocabulary
         if vocabulary == "wordpiece":
@@ -143,7 +143,7 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
         )
 
 
-def read_corpus(config: Config) -> Corpus:
-    """Read what a config learns from: labeled reviews, or text."""
-    with progress_bar(None, "reading reviews"):
-        return training_corpus(config)
+def read_dataset(config: Config) -> Dataset:
+    """Read what a config learns from: labeled texts, or text."""
+    with progress_bar(None, "reading texts"):
+        return training_dataset(config)

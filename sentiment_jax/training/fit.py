@@ -100,7 +100,7 @@ class Training:
 
 
 # Called after each epoch, for example to log it to a tracker: its lines of metrics.jsonl are in
-# `training.log.records`; the validation is None if no reviews are held out. It is called again for
+# `training.log.records`; the validation is None if no texts are held out. It is called again for
 # an epoch whose checkpoint a kill prevented, and not for the folds of a cross-validation.
 AfterEpoch: TypeAlias = Callable[[Training, Progress, Validation | None], None]
 
@@ -348,13 +348,13 @@ def _validate_epoch(
 
 
 def _write_predictions(
-    training: Training, progress: Progress, probabilities: Float32[np.ndarray, "reviews classes"]
+    training: Training, progress: Progress, probabilities: Float32[np.ndarray, "texts classes"]
 ) -> None:
     """Write the predictions of the best epoch so far; a fold's probabilities also as they are."""
     directory = training.run.directory
     config = training.experiment.config
     thresholds = thresholds_of(config, progress.best or {})
-    val = training.experiment.reviews["val"]
+    val = training.experiment.texts["val"]
     write_predictions(directory, "val", val, probabilities, config, thresholds)
     if training.experiment.pool and processes.is_main():  # a pool is a fold's
         entry = write_array(directory.probabilities, probabilities)

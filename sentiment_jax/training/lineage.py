@@ -1,6 +1,6 @@
 """The runs that a run descends from: its source of parameters, its teachers, and theirs.
 
-Held-out reviews that one of them was trained on make scores meaningless: `warn_of_leakage`.
+Held-out texts that one of them was trained on make scores meaningless: `warn_of_leakage`.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
 from sentiment_jax.config.schema import Config
-from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.dataset import Dataset
 from sentiment_jax.data.imdb import is_prepared
-from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.data.unlabeled import training_corpus, unlabeled_reviews
+from sentiment_jax.data.texts import Texts
+from sentiment_jax.data.unlabeled import training_dataset, unlabeled_texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
 from sentiment_jax.huggingface.weights import choose_weights
@@ -72,13 +72,13 @@ def ancestors(config: Config) -> list[Path]:
     return found
 
 
-def warn_of_leakage(config: Config, corpus: Corpus) -> None:
-    """Warn if a run that a config descends from was trained on reviews that are held out here.
+def warn_of_leakage(config: Config, dataset: Dataset) -> None:
+    """Warn if a run that a config descends from was trained on texts that are held out here.
 
-    Held-out reviews that the training split repeats don't count: the statistics count them.
+    Held-out texts that the training split repeats don't count: the statistics count them.
     Nor does text that was learned without labels count in a fold of a cross-validation.
     """
-    splits = {name: corpus.splits[name].hashes for name in ("val", "test")}
+    splits = {name: dataset.splits[name].hashes for name in ("val", "test")}
     for run in ancestors(config):
         directory = RunDirectory(run)
         names = ["val", "test"]
@@ -86,31 +86,31 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
             if not config.data.held_out and directory.read_config().pretrain.objective:
                 names = ["test"]
         held_out = np.concatenate([splits[name] for name in names])
-        held_out = np.setdiff1d(held_out, corpus.splits["train"].hashes)
+        held_out = np.setdiff1d(held_out, dataset.splits["train"].hashes)
         if not len(held_out):
             continue
         try:
-            trained_on = _read_training_text(run, config, corpus.statistics["data_hash"])
+            trained_on = _read_training_text(run, config, dataset.statistics["data_hash"])
             check_same_sources(directory.read_config(), directory)
         except InputError as error:
             terminal.warn_once(
-                f"{run} may have been trained on reviews that are held out here: {error}"
+                f"{run} may have been trained on texts that are held out here: {error}"
             )
             continue
-        reviews = f"the {len(held_out):,} reviews that are held out here"
-        _warn_of_shared(run, trained_on, held_out, reviews)
+        texts = f"the {len(held_out):,} texts that are held out here"
+        _warn_of_shared(run, trained_on, held_out, texts)
 
 
-def warn_of_training_reviews(run: Path, reviews: Reviews) -> None:
-    """Warn if a run was trained on some of these reviews, unless its data are gone or changed."""
+def warn_of_training_texts(run: Path, texts: Texts) -> None:
+    """Warn if a run was trained on some of these texts, unless its data are gone or changed."""
     with contextlib.suppress(InputError):
         trained_on = _read_training_text(run, RunDirectory(run).read_config())
-        _warn_of_shared(run, trained_on, reviews.hashes, f"these {len(reviews):,} reviews")
+        _warn_of_shared(run, trained_on, texts.hashes, f"these {len(texts):,} texts")
 
 
-def _warn_of_shared(run: Path, trained_on: np.ndarray, scored: np.ndarray, reviews: str) -> None:
+def _warn_of_shared(run: Path, trained_on: np.ndarray, scored: np.ndarray, texts: str) -> None:
     if shared := np.isin(scored, trained_on).sum():
-        leakage = f"{run} was trained on {shared:,} of {reviews} (leakage)"
+        leakage = f"{run} was trained on {shared:,} of {texts} (leakage)"
         terminal.warn_once(f"{leakage}: their scores mislead")
 
 
@@ -119,7 +119,7 @@ def _read_training_text(
 ) -> Shaped[np.ndarray, " texts"]:
     """Return the hashes of the texts that a run was trained on, by reading them again.
 
-    None are returned if the run held out the reviews of a given `data_hash`. InputError: its data
+    None are returned if the run held out the texts of a given `data_hash`. InputError: its data
     are gone or have changed.
     """
     directory = RunDirectory(run)
@@ -128,18 +128,18 @@ def _read_training_text(
     if data_hash in (recorded["data_hash"], recorded.get("labeled_hash")):
         return np.array([], "S64")
     data = source.data
-    if data.source == config.data.source == "tfds":  # the same reviews wherever they are
+    if data.source == config.data.source == "tfds":  # the same texts wherever they are
         data = dataclasses.replace(data, path=config.data.path)
     if data.source == "tfds" and not is_prepared(data.path):
         raise InputError("IMDB, which it was trained on, is not here to compare")
     with terminal.progress_bar(None, f"reading the training text of {run.name}"):
-        corpus = training_corpus(dataclasses.replace(source, data=data))
-        trained_on = corpus.splits["train"].hashes
+        dataset = training_dataset(dataclasses.replace(source, data=data))
+        trained_on = dataset.splits["train"].hashes
         if data.teacher:
-            unlabeled = unlabeled_reviews(data, source.pretrain.text)
+            unlabeled = unlabeled_texts(data, source.pretrain.text)
             trained_on = np.concatenate([trained_on, unlabeled.hashes])
             if recorded["unlabeled_hash"] != unlabeled.texts_hash:
                 raise InputError("its unlabeled text has changed since")
-    if corpus.statistics["data_hash"] != recorded["data_hash"]:
-        raise InputError("its own reviews have changed since")
+    if dataset.statistics["data_hash"] != recorded["data_hash"]:
+        raise InputError("its own texts have changed since")
     return trained_on

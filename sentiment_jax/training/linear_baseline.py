@@ -1,4 +1,4 @@
-"""The linear baseline: what scikit-learn, by training/linear_model.py, gets on the same reviews."""
+"""The linear baseline: what scikit-learn, by training/linear_model.py, gets on the same texts."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.ngrams import KINDS, count_ngrams
-from sentiment_jax.data.reviews import Reviews, Split
+from sentiment_jax.data.texts import Split, Texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
@@ -26,16 +26,16 @@ WORDS = 10  # of each class that the result names
 REVISION = 8  # of the computation: another one is not read from the cache
 
 
-def linear_baseline(splits: Mapping[str, Reviews], cv: Sequence[Split] = ()) -> dict[str, Any]:
+def linear_baseline(splits: Mapping[str, Texts], cv: Sequence[Split] = ()) -> dict[str, Any]:
     """Return the baseline's C, seconds, and its scores and predictions on the held-out splits.
 
     {"C", "ngrams" (of what), "words": {class: [those of the largest weights]}, "seconds", split:
-    {"loss", "accuracy", "examples"}, "predicted": {split: [class of each review]}}; {} if the
-    training reviews have not two classes of three reviews, or no words. The model of the test set,
-    whose words they are, is fitted on the validation reviews as well, which chose nothing. `cv` are
+    {"loss", "accuracy", "examples"}, "predicted": {split: [class of each text]}}; {} if the
+    training texts have not two classes of three texts, or no words. The model of the test set,
+    whose words they are, is fitted on the validation texts as well, which chose nothing. `cv` are
     the folds of a cross-validation, which is then the validation: the indices of the training
-    reviews to fit on (words and C, too) and to validate on. The user's
-    cache keeps the result for the next run on the same reviews.
+    texts to fit on (words and C, too) and to validate on. The user's
+    cache keeps the result for the next run on the same texts.
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     content: list[Any] = [
@@ -57,7 +57,7 @@ def linear_baseline(splits: Mapping[str, Reviews], cv: Sequence[Split] = ()) -> 
     return found
 
 
-def _fit(splits: Mapping[str, Reviews], cv: Sequence[Split]) -> dict[str, Any]:
+def _fit(splits: Mapping[str, Texts], cv: Sequence[Split]) -> dict[str, Any]:
     start = time.perf_counter()
     train = splits["train"]
     several = train.labels.ndim == 2
@@ -94,7 +94,7 @@ def _fit(splits: Mapping[str, Reviews], cv: Sequence[Split]) -> dict[str, Any]:
     return result | _score(found, splits)
 
 
-def _score(found: Mapping[str, Probabilities], splits: Mapping[str, Reviews]) -> dict[str, Any]:
+def _score(found: Mapping[str, Probabilities], splits: Mapping[str, Texts]) -> dict[str, Any]:
     """Return the scores of each split, and what is predicted, by thresholds as a run's."""
     train = splits["train"]
     several = train.labels.ndim == 2

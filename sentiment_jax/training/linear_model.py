@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sentiment_jax.config.schema import FEW_CLASSES, Config
 from sentiment_jax.data.ngrams import KINDS
-from sentiment_jax.data.reviews import Reviews, Split, stratified_sample
+from sentiment_jax.data.texts import Split, Texts, stratified_sample
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.metrics import Labels, log_loss
 
@@ -26,7 +26,7 @@ Probabilities: TypeAlias = Float64[np.ndarray, "texts classes"]
 Rows: TypeAlias = Int64[np.ndarray, "_"]
 C = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse strengths of the regularization to choose from
 FOLDS = 3
-FEW = 5_000  # reviews that C is chosen on, at most: on IMDB the choice takes as long as the fit
+FEW = 5_000  # texts that C is chosen on, at most: on IMDB the choice takes as long as the fit
 ROUGH = 0.1  # liblinear's own tolerance for the dual problem; the choice of C is the same
 SPECIAL = 2  # entries of a vocabulary that are no n-grams: [PAD] and [UNK]
 SECONDS = 1e-7  # per n-gram of a text, class and model, the choice of C included
@@ -50,7 +50,7 @@ def choose_c(
 ) -> float:
     """Return the C of the lowest log loss in a cross-validation; 0 if there are no folds.
 
-    `predict` yields the probabilities of a fold's held-out reviews by a model of each C.
+    `predict` yields the probabilities of a fold's held-out texts by a model of each C.
     """
     losses = np.zeros(len(strengths))
     for kept, held_out in folds:
@@ -59,22 +59,22 @@ def choose_c(
     return float(strengths[int(np.argmin(losses))]) if losses.any() else 0.0
 
 
-def sample_rows(reviews: Reviews, kept: Rows) -> Rows:
-    """Return those of the kept reviews that C is chosen on."""
-    chosen = stratified_sample(reviews.take(kept), count=FEW, seed=0)
-    return kept[np.isin(reviews.hashes[kept], chosen.hashes)]
+def sample_rows(texts: Texts, kept: Rows) -> Rows:
+    """Return those of the kept texts that C is chosen on."""
+    chosen = stratified_sample(texts.take(kept), count=FEW, seed=0)
+    return kept[np.isin(texts.hashes[kept], chosen.hashes)]
 
 
 def choose(
-    train: Reviews,
+    train: Texts,
     counts: Counts,
     kept: Rows,
     class_weight: str | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> float:
-    """Return C by a cross-validation on some of the training reviews; 0 if they are too few.
+    """Return C by a cross-validation on some of the training texts; 0 if they are too few.
 
-    The first rows of the counts are those of the training reviews. `check_stop` is called between
+    The first rows of the counts are those of the training texts. `check_stop` is called between
     fits and may raise.
     """
 
@@ -88,8 +88,8 @@ def choose(
     return choose_c(C, _folds(train, kept) if counts else [], train.labels, predict_each)
 
 
-def _folds(train: Reviews, kept: Rows) -> list[Split]:
-    """Return folds of some reviews; of many classes one, to save time; none of too few reviews."""
+def _folds(train: Texts, kept: Rows) -> list[Split]:
+    """Return folds of some texts; of many classes one, to save time; none of too few texts."""
     from sklearn.model_selection import KFold, StratifiedKFold  # late: it takes a second
 
     members = train.members
@@ -175,10 +175,10 @@ def announce(counts: Counts, classes: int, models: int, remedy: str = "") -> Non
 def fit_network(
     experiment: Experiment, check_stop: Callable[[], None]
 ) -> tuple[dict[str, Float32[np.ndarray, "..."]], Probabilities]:
-    """Return parameters of models/linear.py, and the probabilities of the training reviews."""
+    """Return parameters of models/linear.py, and the probabilities of the training texts."""
     from scipy.sparse import csr_matrix
 
-    train = experiment.reviews["train"]
+    train = experiment.texts["train"]
     rows = np.arange(len(train))
     encoded = experiment.encoded["train"]
     vocabulary = experiment.tokenizer.get_vocab()

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int, Int32
 from sentiment_jax.config.schema import FEW_CLASSES
 from sentiment_jax.data.labels import LEAST, apply_temperature, decide, find_class
 
-Labels: TypeAlias = Int[np.ndarray, "reviews *labels"]  # of several per text, a 0 or 1 each
-Probabilities: TypeAlias = Float[np.ndarray, "reviews classes"]
-Mask: TypeAlias = Bool[np.ndarray, " reviews"]
-Column: TypeAlias = Float[np.ndarray, " reviews"]  # a probability each
+Labels: TypeAlias = Int[np.ndarray, "texts *labels"]  # of several per text, a 0 or 1 each
+Probabilities: TypeAlias = Float[np.ndarray, "texts classes"]
+Mask: TypeAlias = Bool[np.ndarray, " texts"]
+Column: TypeAlias = Float[np.ndarray, " texts"]  # a probability each
 Counts: TypeAlias = Float[np.ndarray, " classes"]
 
 RANGE = (0.1, 1e4)  # of temperatures; without a mistake in validation, 0 would be the best
@@ -27,7 +27,7 @@ HALF_DIGIT = 5e-7  # half of the last digit of predictions.csv, in place of a 0 
 def score_probabilities(
     labels: Labels, probabilities: Probabilities, thresholds: Sequence[float] = ()
 ) -> dict[str, Any]:
-    """Return loss (mean, nats), accuracy and the number of reviews, as result.json has them.
+    """Return loss (mean, nats), accuracy and the number of texts, as result.json has them.
 
     Of several labels, accuracy is the share of exact matches, and macro F1 stands beside it.
     """
@@ -103,17 +103,17 @@ def worst_classes(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sorted(classes, key=lambda n: (not (of := classes[n])["examples"], of["recall"]))
 
 
-def _averages(right: Counts, counts: Counts, predictions: Counts, reviews: int) -> dict[str, float]:
-    """Return averages over classes, or over several labels of so many `reviews`, and the MCC.
+def _averages(right: Counts, counts: Counts, predictions: Counts, texts: int) -> dict[str, float]:
+    """Return averages over classes, or over several labels of so many `texts`, and the MCC.
 
     Given is how often each class is right, is the label, is predicted.
     """
     both = counts + predictions
     f1 = 2 * right / np.maximum(both, 1)
-    if reviews:
+    if texts:
         averages = {"micro_f1": 2 * right.sum() / max(both.sum(), 1), "macro_f1": f1.mean()}
-        variances = counts * (reviews - counts) * predictions * (reviews - predictions)
-        covariance = reviews * right - counts * predictions
+        variances = counts * (texts - counts) * predictions * (texts - predictions)
+        covariance = texts * right - counts * predictions
     else:
         recall = (right / np.maximum(counts, 1))[counts > 0]
         averages = {"balanced_accuracy": recall.mean(), "macro_f1": f1[both > 0].mean()}
@@ -125,13 +125,13 @@ def _averages(right: Counts, counts: Counts, predictions: Counts, reviews: int) 
 
 
 def average_precision(positive: Mask, p_positive: Column) -> float | None:
-    """Return the mean precision at the p of each positive review; None without any."""
+    """Return the mean precision at the p of each positive text; None without any."""
     _, above, hits = rank_positive(positive, p_positive)
     return float(np.mean(hits / above)) if len(hits) else None
 
 
 def rank_positive(positive: Mask, p_positive: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each p of a positive review, falling; how many reviews and positive ones reach it."""
+    """Return each p of a positive text, falling; how many texts and positive ones reach it."""
     found = np.sort(p_positive[positive])[::-1]
     above, hits = (len(of) - np.searchsorted(np.sort(of), found) for of in (p_positive, found))
     return found, above, hits
@@ -140,7 +140,7 @@ def rank_positive(positive: Mask, p_positive: Column) -> tuple[np.ndarray, np.nd
 def area_under_curve(positive: Mask, p_positive: Column) -> float | None:
     """Return the area under the ROC curve, by ranks: Mann and Whitney (1947).
 
-    It is how often a positive review scores higher than a negative one; None if a class is absent.
+    It is how often a positive text scores higher than a negative one; None if a class is absent.
     """
     positives = int(positive.sum())
     pairs = positives * (len(positive) - positives)
@@ -162,10 +162,10 @@ def wilson_interval(mean: float, count: int) -> tuple[float, float]:
 
 
 def mcnemar(first: Mask, second: Mask) -> tuple[int, int, float]:
-    """Return how many reviews only the first model classified correctly, only the second, and p.
+    """Return how many texts only the first model classified correctly, only the second, and p.
 
     McNemar's test (1947) in its exact, two-sided form: if neither model is better, each of these
-    reviews belongs to either group with probability one half.
+    texts belongs to either group with probability one half.
     """
     from scipy.special import bdtr  # of the binomial distribution; scipy.stats takes a second
 
@@ -181,10 +181,10 @@ def score_resampled(
     labels: Labels,
     predicted: Labels,
     probabilities: Probabilities | None,
-    counts: Float[np.ndarray, "samples reviews"],
+    counts: Float[np.ndarray, "samples texts"],
     names: Sequence[str],
 ) -> Float[np.ndarray, " samples"]:
-    """Return a score, greater is better, of samples that have each review so many times.
+    """Return a score, greater is better, of samples that have each text so many times.
 
     `by` is accuracy, macro_f1, log_loss (its negative), or recall:CLASS@PRECISION: the highest
     recall of a class at a threshold of its probability that has at least this precision.
@@ -227,14 +227,14 @@ def log_loss(probabilities: Probabilities, labels: Labels) -> float:
 
 def p_of_labels(
     probabilities: Probabilities, labels: Labels
-) -> Float[np.ndarray, "reviews decisions"]:
-    """Return the probability of each review's class, or of each label being as it is."""
+) -> Float[np.ndarray, "texts decisions"]:
+    """Return the probability of each text's class, or of each label being as it is."""
     if labels.ndim == 2:
         return np.where(labels > 0, probabilities, 1 - probabilities)
     return np.take_along_axis(probabilities, labels[:, None], axis=1)
 
 
-def fit_temperature(probabilities: Probabilities, labels: Int32[np.ndarray, " reviews"]) -> float:
+def fit_temperature(probabilities: Probabilities, labels: Int32[np.ndarray, " texts"]) -> float:
     """Return the temperature that minimizes the log loss, or 1.0 if none is better than that.
 
     The loss is convex in 1 / temperature: its slope is bisected between the ends of RANGE.

@@ -18,7 +18,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Float, Float32, Float64, Int32
 
 from sentiment_jax.config.schema import CLASSES, FEW_CLASSES, Config
-from sentiment_jax.data.reviews import Reviews, Split, fold_splits
+from sentiment_jax.data.texts import Split, Texts, fold_splits
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, terminal
@@ -30,7 +30,7 @@ from sentiment_jax.training.objectives.objective import Batch, classify_features
 
 C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to choose from
 FOLDS = 5
-ABSENT = -30.0  # the logit of a class that no training review has
+ABSENT = -30.0  # the logit of a class that no training text has
 # The weight of the mean loss, per class, in the fit of a layer to start from; of several labels.
 START = 10.0
 START_SEVERAL = 40.0
@@ -43,7 +43,7 @@ CheckStop: TypeAlias = Callable[[], None]
 def fit_classifier(
     experiment: Experiment, params: Params, check_stop: CheckStop
 ) -> tuple[Params, dict[str, float]]:
-    """Fit the last layer or a linear model on the training reviews; return it and its sums there.
+    """Fit the last layer or a linear model on the training texts; return it and its sums there.
 
     C is chosen by the log loss of a cross-validation.
     """
@@ -61,12 +61,12 @@ def fit_classifier(
 
 def _fit_last_layer(
     experiment: Experiment, params: Params, check_stop: CheckStop
-) -> tuple[Params, Float[np.ndarray, "reviews classes"]]:
-    """Return the parameters and the probabilities of the training reviews."""
+) -> tuple[Params, Float[np.ndarray, "texts classes"]]:
+    """Return the parameters and the probabilities of the training texts."""
     config = experiment.config
     features = compute_features(experiment, params, check_stop)
     labels = experiment.encoded["train"].labels
-    choose = functools.partial(_choose, experiment.reviews["train"], features, config)
+    choose = functools.partial(_choose, experiment.texts["train"], features, config)
     with terminal.progress_bar(None, "fitting the last layer"):
         weights = linear_model.balanced(config)
         layer = _fit(features, labels, len(experiment.classes), choose, weights, tol=1e-6)
@@ -90,7 +90,7 @@ def is_wanted(experiment: Experiment, report: LoadReport | None) -> bool:
 
 
 def fitted_params(experiment: Experiment, params: Params, check_stop: CheckStop) -> Params:
-    """Return the parameters with a last layer to start from, fitted on the training reviews."""
+    """Return the parameters with a last layer to start from, fitted on the training texts."""
     params = jax.device_get(params)
     labels = experiment.encoded["train"].labels
     classes = len(experiment.classes)
@@ -104,8 +104,8 @@ def fitted_params(experiment: Experiment, params: Params, check_stop: CheckStop)
 
 def compute_features(
     experiment: Experiment, params: Params, check_stop: CheckStop
-) -> Float32[np.ndarray, "reviews features"]:
-    """Return what the last layer reads of each training review."""
+) -> Float32[np.ndarray, "texts features"]:
+    """Return what the last layer reads of each training text."""
     width = len(params["classifier"]["kernel"])
     encoded = experiment.encoded["train"]
     features = np.full((len(encoded), width), np.nan, np.float32)
@@ -124,16 +124,16 @@ def _make_feature_step(model: nn.Module) -> Wrapped:
 
 
 def _fit(
-    features: Float32[np.ndarray, "reviews features"],
-    labels: Int32[np.ndarray, "reviews *labels"],
+    features: Float32[np.ndarray, "texts features"],
+    labels: Int32[np.ndarray, "texts *labels"],
     classes: int,
-    choose: Callable[[Int32[np.ndarray, " reviews"]], float],
+    choose: Callable[[Int32[np.ndarray, " texts"]], float],
     weights: str | None = None,
     tol: float = 1e-4,
 ) -> dict[str, np.ndarray]:
     """Return kernel and bias of the last layer; of several labels, each is fitted by itself.
 
-    `choose` returns C for the classes of the reviews, or whether they have a label.
+    `choose` returns C for the classes of the texts, or whether they have a label.
     """
     if labels.ndim == 2:
         layers = [_fit(features, of, 2, choose, weights, tol) for of in labels.T]
@@ -160,17 +160,17 @@ def _fit(
 
 
 def _choose(
-    reviews: Reviews,
-    features: Float32[np.ndarray, "reviews features"],
+    texts: Texts,
+    features: Float32[np.ndarray, "texts features"],
     config: Config,
-    labels: Int32[np.ndarray, " reviews"],
+    labels: Int32[np.ndarray, " texts"],
 ) -> float:
-    """Return C by a cross-validation with equal texts in one fold; 1 if the reviews are too few."""
+    """Return C by a cross-validation with equal texts in one fold; 1 if the texts are too few."""
     from sklearn.linear_model import LogisticRegression
 
-    many = len(reviews.classes) > FEW_CLASSES
-    if reviews.labels.ndim == 2:
-        reviews = dataclasses.replace(reviews, labels=labels, classes=CLASSES)
+    many = len(texts.classes) > FEW_CLASSES
+    if texts.labels.ndim == 2:
+        texts = dataclasses.replace(texts, labels=labels, classes=CLASSES)
     weights = linear_model.balanced(config)
     centered = features - features.mean(axis=0, dtype=np.float64)
 
@@ -179,25 +179,25 @@ def _choose(
         model = LogisticRegression(max_iter=1_000, warm_start=True, class_weight=weights)
         for c in C:
             model.set_params(C=c).fit(centered[kept], labels[kept])
-            found = np.zeros((len(held_out), len(reviews.classes)))
+            found = np.zeros((len(held_out), len(texts.classes)))
             found[:, model.classes_] = model.predict_proba(centered[held_out])
             yield found
 
-    rows = linear_model.sample_rows(reviews, np.arange(len(reviews)))
-    folds = _folds(reviews.take(rows), config.data.split_seed)
+    rows = linear_model.sample_rows(texts, np.arange(len(texts)))
+    folds = _folds(texts.take(rows), config.data.split_seed)
     drawn = [(rows[kept], rows[held_out]) for kept, held_out in folds]
     drawn = drawn[:1] if many else drawn  # many classes would take minutes
     return linear_model.choose_c(C, drawn, labels, predict) or 1.0
 
 
-def _folds(reviews: Reviews, seed: int) -> list[Split]:
-    """Return folds that hold all classes on both sides; none if the reviews are too few."""
+def _folds(texts: Texts, seed: int) -> list[Split]:
+    """Return folds that hold all classes on both sides; none if the texts are too few."""
     for count in range(FOLDS, 1, -1):
         try:
-            folds = fold_splits(reviews, count, seed=seed)
+            folds = fold_splits(texts, count, seed=seed)
         except InputError:
             continue
-        classes = len(np.unique(reviews.labels))
-        if all(len(np.unique(reviews.labels[rows])) == classes for fold in folds for rows in fold):
+        classes = len(np.unique(texts.labels))
+        if all(len(np.unique(texts.labels[rows])) == classes for fold in folds for rows in fold):
             return folds
     return []

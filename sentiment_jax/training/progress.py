@@ -54,7 +54,7 @@ class Progress:
     ) -> "Progress":
         """Return the progress after a validation, by its scores and what is recorded beside them.
 
-        Without scores, where no reviews are held out, the newest epoch is the best. Without a
+        Without scores, where no texts are held out, the newest epoch is the best. Without a
         ranking, it is no candidate.
         """
         ended = self.replace(epochs_done=self.epochs_done + 1, epoch=NO_SUMS.copy())

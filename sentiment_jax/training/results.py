@@ -14,7 +14,7 @@ from sentiment_jax.training import console
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.progress import Fitted
-from sentiment_jax.training.scoring import ReviewScores, score_reviews
+from sentiment_jax.training.scoring import TextScores, score_texts
 from sentiment_jax.training.trained_model import TrainedModel, restore_model
 
 VALIDATION = ("loss", "accuracy", "examples", *SELECTED_BY[2:], "perplexity")  # if present
@@ -28,19 +28,19 @@ def read_best(experiment: Experiment, fitted: Fitted) -> TrainedModel:
 
 def score_split(
     directory: RunDirectory, experiment: Experiment, model: TrainedModel, split: str, fitted: Fitted
-) -> ReviewScores:
+) -> TextScores:
     """Score a split, and write the predictions; Interrupted: a signal came."""
     encoded = experiment.encoded[split]
-    scored = score_reviews(model, model.params, encoded, split, stop=fitted.check_stop)
-    reviews = experiment.reviews[split]
+    scored = score_texts(model, model.params, encoded, split, stop=fitted.check_stop)
+    texts = experiment.texts[split]
     config = experiment.config
-    write_predictions(directory, split, reviews, scored.probabilities, config, model.thresholds)
+    write_predictions(directory, split, texts, scored.probabilities, config, model.thresholds)
     return scored
 
 
 def score_test(
     directory: RunDirectory, experiment: Experiment, fitted: Fitted
-) -> tuple[TrainedModel, ReviewScores]:
+) -> tuple[TrainedModel, TextScores]:
     """Score the test set once, with the model of the best epoch."""
     model = read_best(experiment, fitted)
     scored = score_split(directory, experiment, model, "test", fitted)
@@ -75,12 +75,12 @@ def describe_result(
         "parameters": count_parameters(experiment.model),
         "seed": experiment.config.seed,
         "data_hash": experiment.statistics["data_hash"],
-        "metrics": {"val": best["metrics"]} if "metrics" in best else {},  # of labeled reviews
+        "metrics": {"val": best["metrics"]} if "metrics" in best else {},  # of labeled texts
     }
 
 
 def add_test(
-    result: Mapping[str, Any], experiment: Experiment, model: TrainedModel, tested: ReviewScores
+    result: Mapping[str, Any], experiment: Experiment, model: TrainedModel, tested: TextScores
 ) -> dict[str, Any]:
     """Return the content of result.json with the scores of the test set."""
     labels = experiment.encoded["test"].labels
@@ -119,7 +119,7 @@ def describe_folds(result: Mapping[str, Any]) -> str:
 
 
 def print_validation(experiment: Experiment, result: Mapping[str, Any]) -> None:
-    """Print the scores on the validation reviews, or that none were held out."""
+    """Print the scores on the validation texts, or that none were held out."""
     config = experiment.config
     if scores := result["val"]:
         which = "last" if config.select_by == "last" else "best"
@@ -127,8 +127,8 @@ def print_validation(experiment: Experiment, result: Mapping[str, Any]) -> None:
         more = experiment.task.describe_scores(config, scores)
         console.print_scores("val", scores, remark, more=more, unit=experiment.task.unit)
         return
-    reviews = len(experiment.encoded["train"])
+    texts = len(experiment.encoded["train"])
     epochs = result["epochs"]
-    print(f"{'val':8} none: trained on all {reviews:,} reviews for the {epochs} epochs set")
+    print(f"{'val':8} none: trained on all {texts:,} texts for the {epochs} epochs set")
     if config.early_stopping_patience:
-        print(f"{'':8} early_stopping_patience did nothing: it needs reviews held out")
+        print(f"{'':8} early_stopping_patience did nothing: it needs texts held out")

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from sentiment_jax.config.schema import Config
-from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.dataset import Dataset
 from sentiment_jax.data.tokenization import load_run_tokenizer
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import processes, terminal
@@ -84,10 +84,10 @@ def open_run(
         yield Run(task, config, directory, start, found, stop, stack)
 
 
-def prepare(run: Run, corpus: Corpus | None = None) -> Experiment:
-    """Read and encode the data of a run, or a corpus, and build the network."""
+def prepare(run: Run, dataset: Dataset | None = None) -> Experiment:
+    """Read and encode the data of a run, or a dataset, and build the network."""
     with processes.main_process_first():
-        return run.task.prepare(run.config, tokenizer_of(run), corpus)
+        return run.task.prepare(run.config, tokenizer_of(run), dataset)
 
 
 def tokenizer_of(run: Run) -> Any:

@@ -1,6 +1,6 @@
-"""Scoring: a jitted step gives every review its loss and probability; the host sums them.
+"""Scoring: a jitted step gives every text its loss and probability; the host sums them.
 
-Padded rows are never summed and every review counts once: accuracy does not depend on batch size.
+Padded rows are never summed and every text counts once: accuracy does not depend on batch size.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ from sentiment_jax.training.trained_model import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
-class ReviewScores:
-    """Loss (mean, nats) and accuracy of one split, and each review's probabilities in its order."""
+class TextScores:
+    """Loss (mean, nats) and accuracy of one split, and each text's probabilities in its order."""
 
     scores: dict[str, Any]  # as in result.json
     seconds: float
-    probabilities: Float32[np.ndarray, "reviews classes"]
+    probabilities: Float32[np.ndarray, "texts classes"]
 
 
-def score_reviews(
+def score_texts(
     classifier: Classifier,
     params: Any,
     encoded: Encoded,
@@ -43,10 +43,10 @@ def score_reviews(
     *,
     batch_size: int | None = None,
     stop: Callable[[], None] = lambda: None,
-) -> ReviewScores:
-    """Score each review once; the seconds include compilation.
+) -> TextScores:
+    """Score each text once; the seconds include compilation.
 
-    A batch has the config's `eval_batch_size`, or all reviews if these are fewer. Another
+    A batch has the config's `eval_batch_size`, or all texts if these are fewer. Another
     `batch_size` affects speed only; it is rounded up to a multiple of the number of devices. `stop`
     is called between batches and may raise to end the scoring; `description` labels the progress
     bar.
@@ -60,9 +60,9 @@ def score_reviews(
         losses[rows] = devices.fetch(outputs[0])[: len(rows)]
         probabilities[rows] = devices.fetch(outputs[1])[: len(rows)]
         examples += len(rows)
-    assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
+    assert examples == len(encoded), f"{examples} of {len(encoded)} texts scored"
     scores = score_probabilities(encoded.labels, probabilities, classifier.thresholds)
-    return ReviewScores(
+    return TextScores(
         scores | {"loss": float(np.mean(losses))},
         seconds=time.perf_counter() - start,
         probabilities=probabilities,
@@ -78,7 +78,7 @@ def apply(
     stop: Callable[[], None],
     batch_size: int | None = None,
 ) -> Iterator[tuple[Rows, Any]]:
-    """Yield the rows of each batch of a pass over encoded reviews, and the step's outputs."""
+    """Yield the rows of each batch of a pass over encoded texts, and the step's outputs."""
     size = batch_size or min(classifier.config.eval_batch_size, len(encoded))
     size = -(-size // classifier.mesh.size) * classifier.mesh.size
     params = jax.device_put(params, devices.replicated(classifier.mesh))
@@ -90,7 +90,7 @@ def apply(
             yield planned.indices, step(params, devices.put_batch(batch, classifier.mesh))
 
     with_end: Iterator[Any] = itertools.chain(dispatch(), [None])
-    with progress_bar(len(encoded), description, unit="review") as bar:
+    with progress_bar(len(encoded), description, unit="text") as bar:
         # A batch's outputs, which are then waited for, come once the next batch is dispatched.
         for (rows, outputs), _ in itertools.pairwise(with_end):
             yield rows, outputs
@@ -98,7 +98,7 @@ def apply(
 
 
 def plan_pass(classifier: Classifier, encoded: Encoded, batch_size: int) -> batches.Plan:
-    """Plan a pass over encoded reviews."""
+    """Plan a pass over encoded texts."""
     return batches.plan_evaluation(
         encoded.lengths,
         batch_size=batch_size,

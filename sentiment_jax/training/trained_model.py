@@ -15,7 +15,7 @@ from sentiment_jax.config.schema import Config
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode, encode_ngrams
 from sentiment_jax.data.labels import apply_temperature, same_classes
-from sentiment_jax.data.reviews import Reviews, list_classes
+from sentiment_jax.data.texts import Texts, list_classes
 from sentiment_jax.data.tokenization import load_run_tokenizer
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.models.parameters import abstract_params
@@ -59,22 +59,20 @@ class Classifier:
 
     @property
     def packs(self) -> bool:
-        """Whether rows of batches hold several reviews."""
+        """Whether rows of batches hold several texts."""
         config = self.config
         one = self.mesh.size == config.gradient_accumulation == 1
         return config.data.packing and ARCHITECTURES[config.model.name].packs and one
 
-    def encode(
-        self, reviews: Reviews, advance: Callable[[int], Any] = lambda count: None
-    ) -> Encoded:
-        """Turn reviews into token ids as in training; `advance` is that of `encoding.encode`."""
+    def encode(self, texts: Texts, advance: Callable[[int], Any] = lambda count: None) -> Encoded:
+        """Turn texts into token ids as in training; `advance` is that of `encoding.encode`."""
         data = self.config.data
-        if data.between_labels and reviews.labels.ndim == 1:  # texts alone, to predict
-            none = np.zeros((len(reviews), len(self.classes)), np.int32)
-            reviews = dataclasses.replace(reviews, labels=none)
+        if data.between_labels and texts.labels.ndim == 1:  # texts alone, to predict
+            none = np.zeros((len(texts), len(self.classes)), np.int32)
+            texts = dataclasses.replace(texts, labels=none)
         if self.counts_ngrams:
-            return encode_ngrams(self.tokenizer, reviews, advance)
-        return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance)
+            return encode_ngrams(self.tokenizer, texts, advance)
+        return encode(self.tokenizer, texts, data.max_length, data.truncation, advance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +132,7 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
             return trained
         if "temperature" not in best:
             raise InputError(
-                f"{directory.path} held out no reviews (data.validation_fraction=0) to fit a "
+                f"{directory.path} held out no texts (data.validation_fraction=0) to fit a "
                 "temperature on: leave the probabilities as they are"
             )
         temperature = best["temperature"]

@@ -14,7 +14,7 @@ from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
 from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.data import tokenization
-from sentiment_jax.data.reviews import Reviews, normalize_text
+from sentiment_jax.data.texts import Texts, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.electra import ElectraClassifier
 from sentiment_jax.models.layers import embed_positions
@@ -140,7 +140,7 @@ def test_the_words_are_those_that_were_read(kind, truncation, max_length):
     places = [(w.start, w.end) for w in explanation.words]
     assert places == sorted(places)
     # The positions in the text must agree with the token ids.
-    encoded = trained.encode(Reviews.from_texts([TEXT]))
+    encoded = trained.encode(Texts.from_texts([TEXT]))
     assert encoded.truncated == (max_length == 8)
     pieces = [tokenizer.id_to_token(i) for i in encoded.tokens]
     if kind == "bert":

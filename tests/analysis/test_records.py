@@ -58,7 +58,7 @@ def test_a_sweep_without_its_json_does_not_pass_for_its_trials(sweep_copy):
 
 def test_a_run_without_validation_is_refused(run_copy):
     runs.change_json(run_copy / "result.json", val={})
-    assert f"{run_copy} held out no reviews" in refused(run_copy)
+    assert f"{run_copy} held out no texts" in refused(run_copy)
 
 
 def test_an_unwritable_output(finished, tmp_path):

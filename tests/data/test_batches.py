@@ -1,4 +1,4 @@
-"""Plans: pure functions of (seed, epoch), few shapes, every review exactly once."""
+"""Plans: pure functions of (seed, epoch), few shapes, every text exactly once."""
 
 import functools
 import math

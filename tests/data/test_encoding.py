@@ -1,11 +1,11 @@
-"""Truncation exact to the token, no review without one."""
+"""Truncation exact to the token, no text without one."""
 
 import pytest
 from reviews import encode_lists, learn_words
 
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.encoding import encode, unknown_shares
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_wordpiece
 
 WORDS = [f"w{i:03}" for i in range(600)]
@@ -66,13 +66,13 @@ def test_the_share_of_unknown_words_that_are_read(numbered, wordpiece):
         (wordpiece, {"good bdgo": 0, "good 😀 bad 😀": 0.5, "bdgo 😀": 0.5, "это": 1}),
         (wordpiece, {"": 1, "\u200b": 1, "[SEP]": 1}),  # it is text, not a separator
     ):
-        encoded = encode(tokenizer, Reviews.from_texts(expected), 9, "head")
+        encoded = encode(tokenizer, Texts.from_texts(expected), 9, "head")
         assert unknown_shares(tokenizer, encoded).tolist() == [*expected.values()]
 
 
 def test_encoded_reviews_are_their_texts():
     texts = ["a film", *(f"a film number {i}" for i in range(9))]
-    reviews = Reviews.from_texts(texts, [i % 2 for i in range(10)])
+    reviews = Texts.from_texts(texts, [i % 2 for i in range(10)])
     tokenizer = learn_words(texts[1:])
     advanced = []
     encoded = encode(tokenizer, reviews, 3, "head", advanced.append)

@@ -20,8 +20,8 @@ from reviews import refusal, refuses
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import imdb
-from sentiment_jax.data.corpus import READERS
-from sentiment_jax.data.reviews import normalize_text
+from sentiment_jax.data.dataset import READERS
+from sentiment_jax.data.texts import normalize_text
 from sentiment_jax.errors import InputError
 
 LABELED = [f"{split}/{label}" for split in ("train", "test") for label in ("neg", "pos")]

@@ -7,7 +7,7 @@ import pytest
 from reviews import refusal, write_data
 
 from sentiment_jax.config.schema import CLASSES, DataConfig, join_names, split_names
-from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.data.labels import decide, number_labels
 
 STARS = {"positive_labels": "4,5", "negative_labels": "1,2"}
@@ -54,7 +54,7 @@ def test_labels_not_named_are_dropped_and_counted(capsys):
         names = split_names(settings.get("labels", ",".join(CLASSES)))
         assert number(labels.split(), **settings) == (numbers, names)
         shown = capsys.readouterr().err
-        assert shown == f"dropped  {count} reviews in my.csv, labeled {dropped}\n"
+        assert shown == f"dropped  {count} texts in my.csv, labeled {dropped}\n"
 
 
 def test_in_training_the_lists_of_stars_mean_what_they_say():
@@ -238,12 +238,12 @@ def test_a_rounded_tie_is_a_tie():
     assert decide(np.float32([[0.49999997, 0.5], [0.4, 0.6], [0.5, 0.5]])).tolist() == [0, 1, 0]
 
 
-TEXTS = [f"review number {i}" for i in range(60)]
+TEXTS = [f"text number {i}" for i in range(60)]
 
 
 def test_names_do_not_decide_the_hash_of_two_classes(tmp_path):
     hashes = set()
     for names in (("0", "1"), ("neg", "pos"), ("False", "True"), ("bad", "good")):
         rows = [(text, names[i % 2]) for i, text in enumerate(TEXTS)]
-        hashes.add(load_corpus(write_data(tmp_path, rows)).statistics["data_hash"])
+        hashes.add(load_dataset(write_data(tmp_path, rows)).statistics["data_hash"])
     assert len(hashes) == 1

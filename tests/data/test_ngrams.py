@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.encoding import encode, unknown_shares
 from sentiment_jax.data.ngrams import locate_ngrams, ngram_keys, read_ngrams
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_ngrams
 from sentiment_jax.training.tasks.pretraining import segment
 
@@ -22,7 +22,7 @@ def learn(ngrams=3, frequency=6):
 
 
 def encode_texts(tokenizer, *texts, max_length=99, truncation="head"):
-    return encode(tokenizer, Reviews.from_texts(texts), max_length, truncation)
+    return encode(tokenizer, Texts.from_texts(texts), max_length, truncation)
 
 
 def count_ngrams(longest, least):
@@ -111,7 +111,7 @@ def test_keys_of_large_vocabularies_do_not_overflow():
 @pytest.mark.parametrize("text", ["Good, GOOD film's day", "a bc-de  bc", "ΟΔΟΣ οδος İx", ""])
 def test_a_linear_models_ngrams_are_found_where_they_are_counted(text):
     tokenizer = train_ngrams([text or "word", "good film day"])
-    (text,) = Reviews.from_texts([text]).texts
+    (text,) = Texts.from_texts([text]).texts
     found = [pair for pair in read_ngrams(tokenizer, text) if pair[0] != 1]
     located = locate_ngrams(tokenizer, text)
     assert dict(found) == Counter(i for i, _ in located)

@@ -4,7 +4,7 @@ import numpy as np
 
 from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns, write_predictions
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 
@@ -12,7 +12,7 @@ from sentiment_jax.storage.run_directory import RunDirectory
 def test_predictions_follow_the_contract(tmp_path):
     directory = RunDirectory(tmp_path)
     write_json(directory.env, {"predictions-val_sha256": "of another split's own file"})
-    reviews = Reviews.from_texts(["good", "bad"], [1, 0], ids=('a,"b"', "c"))
+    reviews = Texts.from_texts(["good", "bad"], [1, 0], ids=('a,"b"', "c"))
     probabilities = np.float32([[0.25, 0.75], [0.75, 0.25]])
     write_predictions(directory, "test", reviews, probabilities, Config())
     predictions = 'id,label,predicted,p_positive\n"a,""b""",1,1,0.750000\nc,0,0,0.250000\n'

@@ -12,15 +12,15 @@ from reviews import refusal, refuses, write_csv, write_data
 
 from benchmarks.accuracy import odd_files
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.reviews import decode, read_files
+from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.data.table import (
     CLASS_FOLDERS,
     find_format,
-    read_reviews,
     read_table,
+    read_texts,
     write_table,
 )
+from sentiment_jax.data.texts import decode, read_files
 
 GOOD = [(f"a good film {i}", "pos") for i in range(10)]
 BAD = [(f"a bad film {i}", "neg") for i in range(10)]
@@ -29,7 +29,7 @@ BAD = [(f"a bad film {i}", "neg") for i in range(10)]
 def error_of(path, raw=None):
     if raw is not None:
         path.write_bytes(raw)
-    message = refusal(path, read_reviews, DataConfig("csv", str(path)))
+    message = refusal(path, read_texts, DataConfig("csv", str(path)))
     assert len(message) < 400
     return message
 
@@ -38,7 +38,7 @@ def test_csv_with_a_test_file(tmp_path):
     train = write_csv(tmp_path / "train.csv", [(9, *row) for row in GOOD + BAD], ("n", "x", "y"))
     test = write_csv(tmp_path / "test.csv", [("negative", "dull"), ("1", "fun")], ("y", "x"))
     data = DataConfig("csv", train, text_column="x", label_column="y", test_path=test)
-    pool, held_out = read_reviews(data)
+    pool, held_out = read_texts(data)
     assert pool.texts == tuple(text for text, _ in GOOD + BAD)
     assert pool.labels.tolist() == [1] * 10 + [0] * 10
     assert pool.ids == tuple(f"row {i}" for i in range(2, 22))
@@ -55,20 +55,20 @@ def test_published_sets_come_in_three_files(tmp_path):
     header = ("text", "label")
     rows = {name: [[*row] for row in of] for name, of in files.items()}
     paths = {n: write_csv(tmp_path / f"{n}.csv", of, header) for n, of in rows.items()}
-    splits = load_corpus(DataConfig("csv", **paths, limit=8)).splits
+    splits = load_dataset(DataConfig("csv", **paths, limit=8)).splits
     assert {name: len(of) for name, of in splits.items()} == {"train": 8, "val": 1, "test": 1}
     assert (splits["val"].ids, splits["val"].texts) == (("validation row 2",), ("so-so",))
     assert splits["test"].ids == ("test row 2",)
     paths.pop("test_path")
-    splits = load_corpus(DataConfig("csv", **paths)).splits  # the test is a share of data.path
+    splits = load_dataset(DataConfig("csv", **paths)).splits  # the test is a share of data.path
     assert [len(splits[name]) for name in ("train", "val", "test")] == [16, 1, 4]
     write_csv(tmp_path / "validation_path.csv", [("so-so", "x")] * 5, header)
-    refuses("'x' is in .*validation_path.csv alone", load_corpus, DataConfig("csv", **paths))
+    refuses("'x' is in .*validation_path.csv alone", load_dataset, DataConfig("csv", **paths))
 
 
 def test_csv_without_a_test_file_holds_out_a_stratified_seeded_share_without_leakage(tmp_path):
     rows = GOOD + BAD + GOOD[:3]
-    pool, test = read_reviews(write_data(tmp_path, rows, test_fraction=0.3))
+    pool, test = read_texts(write_data(tmp_path, rows, test_fraction=0.3))
     assert test.labels.tolist().count(0) == 3 and abs(test.labels.tolist().count(1) - 4) <= 1
     assert not set(pool.texts) & set(test.texts)
     for reviews in (pool, test):  # ids lead back to the rows, in the order of the file
@@ -76,10 +76,10 @@ def test_csv_without_a_test_file_holds_out_a_stratified_seeded_share_without_lea
         assert numbers == sorted(numbers)
         assert [rows[n - 2][0] for n in numbers] == list(reviews.texts)
     shuffled = random.Random(0).sample(rows, len(rows))
-    _, again = read_reviews(write_data(tmp_path, shuffled, test_fraction=0.3))
+    _, again = read_texts(write_data(tmp_path, shuffled, test_fraction=0.3))
     assert {*again.texts} == {*test.texts}
     for changes in ({"split_seed": 1}, {"group_duplicates": False}):
-        _, other = read_reviews(write_data(tmp_path, rows, test_fraction=0.3, **changes))
+        _, other = read_texts(write_data(tmp_path, rows, test_fraction=0.3, **changes))
         assert {*other.texts} != {*test.texts}
 
 
@@ -97,8 +97,8 @@ GOOD_LINE = '{"text": "good", "label": 1}'
 def test_malformed_csv_names_file_and_row(tmp_path):
     for raw, expected in (
         (b"", "the file is empty"),
-        (b"text,label\n", "no reviews"),
-        (b"review\tstars\na\t1\n", "'text': its columns are 'review', 'stars'; name yours by --c"),
+        (b"text,label\n", "no texts"),
+        (b"text\tstars\na\t1\n", "'text': its columns are 'text', 'stars'; name yours by --c"),
         (b"Good.\nA dull film.\n", "first line is a header like text,label, and each further"),
         (b"text,label\n1,a\n2.5,b\n", "column 'text': the texts are numbers: name another"),
         (b'text,label\n"a "good" film",1\n', "after row 1: ',' expected after '\"': check or doub"),
@@ -144,13 +144,13 @@ def test_a_table_that_is_not_utf_8_is_read_by_its_encoding(tmp_path):
     raw = "".join(["text,label\n", *(f"caf\xe9 {i},{i % 2}\n" for i in range(10))]).encode("cp1252")
     message = error_of(path, raw)
     assert "line 2: byte 0xe9 is not UTF-8: save it as UTF-8, or train with --config." in message
-    pool, _ = read_reviews(DataConfig("csv", str(path), encoding="cp1252"))
+    pool, _ = read_texts(DataConfig("csv", str(path), encoding="cp1252"))
     assert "caf\xe9" in pool.texts[0]
     for encoding in ("ascii", "latin-one"):
         problem = f"line 2: byte 0xe9 is not UTF-8 nor data.encoding={encoding}: save it as UTF-8"
-        refuses(problem, read_reviews, DataConfig("csv", str(path), encoding=encoding))
+        refuses(problem, read_texts, DataConfig("csv", str(path), encoding=encoding))
     path.write_bytes(raw.decode("cp1252").encode())  # UTF-8 goes before
-    assert read_reviews(DataConfig("csv", str(path), encoding="cp1252"))[0].texts == pool.texts
+    assert read_texts(DataConfig("csv", str(path), encoding="cp1252"))[0].texts == pool.texts
     folder = path.parent / "texts" / "a"
     folder.mkdir(parents=True)
     (folder / "1.txt").write_bytes(b"caf\xe9")
@@ -180,7 +180,7 @@ def test_commas_begin_decimals_where_semicolons_separate_cells(tmp_path):
     rows = [f"film {i}, no 1,5;{1 + i % 3},{5 * (i % 2)}\n" for i in range(60)] + ["1,5;1,0\n"]
     path = tmp_path / "reviews.csv"
     path.write_text("".join(["text;label\n", *rows]))
-    pool, _ = read_reviews(DataConfig("csv", str(path)))
+    pool, _ = read_texts(DataConfig("csv", str(path)))
     assert pool.classes == ("1", "1.5", "2", "2.5", "3", "3.5") and "no 1,5" in pool.texts[0]
     assert {"1,5"} == {text for text in pool.texts if "film" not in text}
 
@@ -192,7 +192,7 @@ def test_an_only_column_is_read_whatever_its_header(capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: x.csv has no column 'text'") and "'Great film'" in line
     assert read_table(b"text\na, b\n", "x.tsv", ["text"]).texts == [["a, b"]]
-    for header in (b"review;label", b"review\tlabel", b'"review,label"'):
+    for header in (b"text;label", b"text\tlabel", b'"text,label"'):
         refuses("x.csv needs one column 'text'", read_table, header + b"\na;1\n", "x.csv", ["text"])
     refuses("its columns are 'text'", read_table, b"text\ngood\n", "x.csv", ["text", "label"])
     assert capsys.readouterr().err == ""
@@ -204,7 +204,7 @@ def test_json_lines_with_labels_of_every_kind(tmp_path):
     third = '{"label": 0, "more": {"a": [1]}, "text": "b,\\n\\"c\\""}'
     last = '{"text": "d", "label": "0"}'
     path.write_text("\r\n".join([first, "", GOOD_LINE, "  ", third, last]))
-    reviews, _ = read_reviews(DataConfig("csv", str(path), test_path=str(path)))
+    reviews, _ = read_texts(DataConfig("csv", str(path), test_path=str(path)))
     assert reviews.texts == ("café", "good", 'b, "c"', "d")
     assert reviews.labels.tolist() == [1, 1, 0, 0]
     assert reviews.ids == ("row 1", "row 3", "row 5", "row 6")  # the lines of the file
@@ -296,7 +296,7 @@ def test_a_folder_of_classes_is_a_table_of_its_files(tmp_path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(f"{name} {folder} {i}")
     data = DataConfig("csv", str(tmp_path / "Train"), test_path=str(tmp_path / "Test"))
-    pool, test = read_reviews(data)
+    pool, test = read_texts(data)
     assert pool.classes == ("good", "so so")
     assert pool.ids == tuple(
         f"{name}{i}.txt" for name in ("good/fun", "so so/dull") for i in range(5)
@@ -317,7 +317,7 @@ def test_pandas_reads_a_parquet_file(tmp_path):
     frame.to_parquet(path)
     table = read_table(path.read_bytes(), path.name, ["text"])
     assert table.columns == ["text", "label", "n"] and table.cells[1] == ["caf\u00e9 1", "neg", 0.1]
-    assert len(read_reviews(DataConfig("csv", str(path)))[0]) == 8
+    assert len(read_texts(DataConfig("csv", str(path)))[0]) == 8
 
 
 def test_a_workbook_is_read_if_openpyxl_is_there_and_its_rows_have_their_numbers(monkeypatch):

@@ -1,4 +1,4 @@
-"""Unlabeled text: where it is read, and that no held-out review is among it."""
+"""Unlabeled text: where it is read, and that no held-out text is among it."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import pytest
 import reviews
 
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.unlabeled import load_text, read_text, unlabeled_reviews
+from sentiment_jax.data.dataset import load_dataset
+from sentiment_jax.data.unlabeled import load_text, read_text, unlabeled_texts
 
 ROWS = [(f"Number {i}, good or bad.", i % 2) for i in range(60)]
 OWN = ["Nor this.", "Not seen before.", "Nor this."]
@@ -15,13 +15,13 @@ OWN = ["Nor this.", "Not seen before.", "Nor this."]
 
 @pytest.fixture
 def data(tmp_path):
-    """60 labeled reviews, 12 of them for validation, one in the test file, too."""
+    """60 labeled texts, 12 of them for validation, one in the test file, too."""
     return reviews.write_data(tmp_path, ROWS, test=[ROWS[3], ("Another one.", 0)])
 
 
 @pytest.mark.parametrize("limit", [0, 30])
 def test_held_out_reviews_are_not_learned_from(data, tmp_path, limit):
-    splits = load_corpus(data).splits
+    splits = load_dataset(data).splits
     held_out = splits["val"].texts + splits["test"].texts
     assert ROWS[3][0] in splits["train"].texts
     train = tuple(text for text in splits["train"].texts if text != ROWS[3][0])
@@ -29,31 +29,31 @@ def test_held_out_reviews_are_not_learned_from(data, tmp_path, limit):
     text = tmp_path / "own.txt"
     text.write_text("\n".join([*OWN, "", *spaced, train[0]]))
     data = dataclasses.replace(data, limit=limit)
-    val = load_corpus(data).splits["val"].texts
+    val = load_dataset(data).splits["val"].texts
     in_train = len({*val} & {*train})
     assert (in_train > 0) == (limit > 0)
-    corpus = load_text(data, str(text))
+    dataset = load_text(data, str(text))
     dropped = {"labeled": 1 + in_train, "unlabeled": len(held_out), "duplicates": 1}
-    assert corpus.statistics["dropped"] == dropped
-    shared = corpus.statistics["shared"]
+    assert dataset.statistics["dropped"] == dropped
+    shared = dataset.statistics["shared"]
     assert shared["train_val"] == shared["train_test"] == 0
-    learned = corpus.splits["train"].texts
+    learned = dataset.splits["train"].texts
     assert {*learned}.isdisjoint(held_out + val)
     # in the order of the sources, the first of duplicates, but for the one that is held out
-    (tested,) = corpus.splits["val"].texts
+    (tested,) = dataset.splits["val"].texts
     given = [name for name in (*train, *OWN[:2], train[0]) if name not in {*val} - {*held_out}]
     assert learned == tuple(name for name in given if name != tested)
     assert tested in given[-3:]
-    assert unlabeled_reviews(data, str(text)).texts == tuple(given[-3:])
-    counts = corpus.statistics["counts"]["train"]
+    assert unlabeled_texts(data, str(text)).texts == tuple(given[-3:])
+    counts = dataset.statistics["counts"]["train"]
     assert counts["labeled"] + counts["unlabeled"] == len(learned)
 
 
 @pytest.mark.parametrize("limits", [{}, {"limit": 30}, {"test_limit": 1}])
 def test_without_unlabeled_text_nothing_else_is_read(data, tmp_path, limits):
-    whole = load_corpus(data).splits
+    whole = load_dataset(data).splits
     data = dataclasses.replace(data, **limits)
-    limited = load_corpus(data)
+    limited = load_dataset(data)
     train = limited.splits["train"].texts
     trained = {*train} - {*whole["val"].texts, *whole["test"].texts}
     alone = load_text(data, str(tmp_path / "never read"), unlabeled=False)
@@ -77,7 +77,7 @@ def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
 
 
 def test_text_that_is_absent_or_cannot_be_read_is_refused(data, tmp_path):
-    reviews.refuses("needs unlabeled text, but data.source=csv has none", unlabeled_reviews, data)
+    reviews.refuses("needs unlabeled text, but data.source=csv has none", unlabeled_texts, data)
     for name in ("linked", "texts", "empty"):
         (tmp_path / name).mkdir()
     (tmp_path / "linked/a.txt").symlink_to(reviews.write_csv(tmp_path / "a.csv", []))

@@ -28,7 +28,7 @@ from flax import serialization, traverse_util
 from configs import bert
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import ENCODERS
-from sentiment_jax.data.corpus import SAMPLE
+from sentiment_jax.data.dataset import SAMPLE
 from sentiment_jax.data.tokenization import train_wordpiece
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.registry import build_model

@@ -19,9 +19,9 @@ from configs import bert
 from sentiment_jax import api
 from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.recipes import override
-from sentiment_jax.data.corpus import SAMPLE
+from sentiment_jax.data.dataset import SAMPLE
 from sentiment_jax.data.encoding import encode
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import continues_word, framing, load_pretrained_tokenizer
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
@@ -191,7 +191,7 @@ def test_words_are_joined_whatever_the_decoder(folders, tmp_path):
 
 def test_a_word_with_several_unknown_pieces_is_one_unknown_word(folders):
     tokenizer = load_pretrained_tokenizer(folders["xlm-roberta"])
-    encoded = encode(tokenizer, Reviews.from_texts(["good film", "film😀film😀film"]), 24, "head")
+    encoded = encode(tokenizer, Texts.from_texts(["good film", "film😀film😀film"]), 24, "head")
     assert unknown_shares(tokenizer, encoded).tolist() == [0, 1]
 
 
@@ -268,7 +268,7 @@ TWO = {"0": "negative", "1": "positive"}
     ],
 )
 def test_damaged_names_of_classes_are_refused(values, folder):
-    """Before any review is read; no number or order of classes is guessed."""
+    """Before any text is read; no number or order of classes is guessed."""
     changed = golden.change_config(folder("roberta"), **values)
     refuses("id2label or num_labels is damaged: download", resolve, make_config(changed))
 

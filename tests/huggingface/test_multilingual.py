@@ -15,7 +15,7 @@ from tokenizers import decoders, models, normalizers, processors, trainers
 
 from configs import bert
 from sentiment_jax.config.recipes import override
-from sentiment_jax.data.corpus import SAMPLE
+from sentiment_jax.data.dataset import SAMPLE
 from sentiment_jax.modes.predict import predict
 from sentiment_jax.modes.train import train
 from sentiment_jax.training.trained_model import load_run

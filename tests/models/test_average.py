@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sentiment_jax.config.schema import AverageConfig, Config, DataConfig
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.models import average
 from sentiment_jax.training.trained_model import make_classifier
@@ -38,7 +38,7 @@ def learned():
     source = {"embedding": table, "embedding_frequencies": counts / counts.sum()}
     config = Config(model=AverageConfig(embedding_size=6), data=DataConfig(max_length=9, ngrams=2))
     classifier = make_classifier(config, tokenizer)
-    return source, classifier.encode(Reviews.from_texts(TEXTS))
+    return source, classifier.encode(Texts.from_texts(TEXTS))
 
 
 def test_embeddings_are_weighted_by_smooth_inverse_frequency_and_centered(learned):

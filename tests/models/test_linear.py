@@ -10,7 +10,7 @@ import pytest
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.config.schema import AverageConfig, LinearConfig
 from sentiment_jax.data.batches import PlannedBatch, make_batch
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.models.linear import LinearClassifier
 from sentiment_jax.models.parameters import count_parameters
@@ -36,7 +36,7 @@ def weights_of(linear, ids):
 
 def test_logits_equal_a_plain_loop_whatever_the_padding(linear):
     trained = linear.trained
-    encoded = trained.encode(Reviews.from_texts(TEXTS))
+    encoded = trained.encode(Texts.from_texts(TEXTS))
     assert encoded.lengths.tolist() == [4, 6, 3, 1, 2]
     expected = []
     for ids in np.split(encoded.token_ids, encoded.offsets[1:-1]):
@@ -52,7 +52,7 @@ def test_attributions_are_the_weights_of_the_words_and_their_ngrams(linear):
     text = TEXTS[0]
     explanation = integrated_gradients.explain(linear.trained, text)
     assert [text[word.start : word.end] for word in explanation.words] == text.split()
-    encoded = linear.trained.encode(Reviews.from_texts([text]))
+    encoded = linear.trained.encode(Texts.from_texts([text]))
     for word, ids in zip(explanation.words, encoded.token_ids, strict=True):
         (difference,) = np.diff(weights_of(linear, ids)) / 2  # sqrt of four words
         assert word.attribution == pytest.approx(float(difference), abs=1e-4)
@@ -92,7 +92,7 @@ def test_each_class_has_a_weight_per_ngram_and_a_bias():
 def test_an_average_of_words_alone_leaves_padding_out():
     tokenizer = train_word_level(TEXTS[:3], 100, min_frequency=1)
     trained = golden.make_run(AverageConfig(embedding_size=6), tokenizer, max_length=6)
-    encoded = trained.encode(Reviews.from_texts(TEXTS))
+    encoded = trained.encode(Texts.from_texts(TEXTS))
     rows = np.arange(len(TEXTS))
     short, long = (
         golden.logits(trained.model, trained.params, make_batch(encoded, PlannedBatch(rows, n), 5))

@@ -1,4 +1,4 @@
-"""Rows that hold several reviews give the loss and the gradients of a row for each."""
+"""Rows that hold several texts give the loss and the gradients of a row for each."""
 
 import functools
 
@@ -17,7 +17,7 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.objectives.classification import Classification
-from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.scoring import score_texts
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 SMALL = {
@@ -58,7 +58,7 @@ def test_loss_and_gradients_equal_those_of_padded_rows(name, pooling, layers):
 
 
 def make_padded(encoded, planned, batch_size):
-    """The batch with a row for each review."""
+    """The batch with a row for each text."""
     return make_batch(encoded, planned._replace(rows=0), batch_size)
 
 
@@ -74,7 +74,7 @@ def table(tmp_path):
 
 
 def test_a_run_on_packed_rows_takes_the_steps_of_a_padded_one(tmp_path, monkeypatch, table):
-    """Its losses are those of batches that hold the same reviews, a row for each."""
+    """Its losses are those of batches that hold the same texts, a row for each."""
     changes = SMALL | table | {"model.pretrained": str(make_folder(tmp_path / "weights"))}
     losses = []
     for name in ("packed", "padded"):
@@ -93,7 +93,7 @@ def test_packed_rows_are_scored_as_padded_ones(tmp_path, table):
         config = override(encoder.get_config(), changes | {"data.packing": packing})
         experiment = CLASSIFICATION.prepare(resolve(config))
         params = golden.random(experiment.model)
-        found = score_reviews(experiment, params, experiment.encoded["train"], "scoring")
+        found = score_texts(experiment, params, experiment.encoded["train"], "scoring")
         scored.append(found.probabilities)
     assert np.ptp(scored[0]) > 0.05
     np.testing.assert_allclose(scored[1], scored[0], atol=1e-5)

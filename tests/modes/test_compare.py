@@ -15,8 +15,8 @@ from reviews import refuses
 import sentiment_jax
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.dataset import load_dataset
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.errors import Interrupted, InUse
 from sentiment_jax.modes import compare as mode
 from sentiment_jax.modes.compare import RECIPES, choose, compare, describe_missed
@@ -36,16 +36,16 @@ SMALL |= {"data.length_buckets": (), "data.validation_fraction": 0.3, "cpu_devic
 
 @pytest.fixture(scope="module", autouse=True)
 def _validation():
-    """Few reviews are enough to choose by."""
+    """Few texts are enough to choose by."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mode, "FEW", 1)
         yield
 
 
 def scored(*right):
-    """Samples of the accuracy, if these of ten reviews are classified correctly."""
+    """Samples of the accuracy, if these of ten texts are classified correctly."""
     labels = np.zeros(10, np.int32)
-    reviews = Reviews.from_texts(map(str, range(10)), labels)
+    reviews = Texts.from_texts(map(str, range(10)), labels)
     predicted = 1 - np.isin(np.arange(10), right).astype(np.int64)
     return mode._score(reviews, predicted, "accuracy").samples
 
@@ -93,7 +93,7 @@ def test_of_models_level_in_the_metric_the_more_accurate_one_is_the_best():
 )
 def test_a_class_of_less_than_half_of_an_even_share_is_rare(counts, by):
     labels = np.repeat([0, 1], counts).astype(np.int32)
-    reviews = Reviews.from_texts(map(str, labels), labels)
+    reviews = Texts.from_texts(map(str, labels), labels)
     assert mode._metric("", reviews) == by
     assert mode._metric("log_loss", reviews) == "log_loss"
     assert mode._metric("recall:positive@.9", reviews) == "recall:positive@.9"
@@ -104,7 +104,7 @@ def test_a_class_of_less_than_half_of_an_even_share_is_rare(counts, by):
 
 def test_the_classes_that_the_chosen_model_never_finds_are_named():
     labels = np.repeat([0, 1, 2], (3, 5, 9)).astype(np.int32)
-    reviews = Reviews.from_texts(map(str, labels), labels, classes=("hate", "odd", "none"))
+    reviews = Texts.from_texts(map(str, labels), labels, classes=("hate", "odd", "none"))
     often = mode._score(reviews, np.full(17, 2), "macro_f1")
     found = mode._score(reviews, np.where(np.arange(17) < 2, 0, 2), "macro_f1")
     sentences = describe_missed("encoder", {"linear": found, "encoder": often}, reviews)
@@ -137,7 +137,7 @@ def test_the_table_is_that_of_the_runs_and_the_baseline(compared):
     results = [read_json(directory / place / "result.json") for place in PLACES]
     scores = [result["val"]["accuracy"] for result in results]
     config = load_run(directory / "encoder").config
-    splits = load_corpus(config.data).splits
+    splits = load_dataset(config.data).splits
     assert list(table.accuracy) == pytest.approx(scores)
     assert scores[0] == pytest.approx(linear_baseline(splits)["val"]["accuracy"])
     assert {len(splits["val"])} == {result["val"]["examples"] for result in results}
@@ -153,7 +153,7 @@ def test_the_table_is_that_of_the_runs_and_the_baseline(compared):
         assert f"{row.accuracy:.4f} {row.low:.4f} to {row.high:.4f}" in printed
     cut = read_json(directory / "encoder" / "env.json")["data"]["truncated"]["train"]
     assert cut > 0.5
-    assert f"advice   {cut:.0%} of the training reviews are cut to 24 tokens" in printed
+    assert f"advice   {cut:.0%} of the training texts are cut to 24 tokens" in printed
 
 
 def test_the_chosen_one_alone_is_tested_and_stands_for_the_directory(compared):
@@ -177,7 +177,7 @@ def test_the_same_command_trains_nothing_again(compared, changes, tmp_path, monk
     found = compare(changes, again)
     kept = [name for name in COLUMNS if name not in ("train_seconds", "texts_per_second")]
     pandas.testing.assert_frame_equal(found[kept], table[kept])
-    refuses("compares models on other reviews", compare, changes | {"data.limit": 50}, again)
+    refuses("compares models on other texts", compare, changes | {"data.limit": 50}, again)
     refuses("chosen by accuracy: choose", compare, changes, again, choose_by="log_loss")
     refuses("holds a sweep or comparison: choose", sentiment_jax.train, "lstm:sample", again)
     first = directory / "linear"
@@ -258,7 +258,7 @@ def test_an_encoder_reads_more_of_long_texts_and_no_more_than_it_can(changes, tm
 def test_folds_compare_on_all_training_reviews(changes, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mode, "RECIPES", RECIPES[:2])
     table = compare(changes | {"data.folds": 2}, tmp_path / "mine")
-    assert "by 2 folds on 60 reviews" in capsys.readouterr().out
+    assert "by 2 folds on 60 texts" in capsys.readouterr().out
     assert list(table.model) == ["linear", "encoder:probe"]
 
 
@@ -267,12 +267,12 @@ def test_few_validation_reviews_give_way_to_folds(few, how, changes, tmp_path, c
     monkeypatch.setattr(mode, "RECIPES", ("linear",))
     monkeypatch.setattr(mode, "FEW", few)
     compare(changes, tmp_path / "mine")
-    assert f"by {how} reviews" in capsys.readouterr().out
+    assert f"by {how} texts" in capsys.readouterr().out
 
 
 def test_from_python_and_what_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(mode, "RECIPES", ("linear",))
-    splits = load_corpus(DataConfig("sample", limit=60)).splits
+    splits = load_dataset(DataConfig("sample", limit=60)).splits
     data = pandas.DataFrame({"text": splits["train"].texts, "label": splits["train"].labels})
     quick = {"cpu_devices": 1, "data.max_length": 24}
     table = sentiment_jax.compare(tmp_path / "mine", data, changes=quick)
@@ -283,7 +283,7 @@ def test_from_python_and_what_is_refused(tmp_path, monkeypatch):
     assert sentiment_jax.load(tmp_path / "mine").predict(["good"]).shape == (1, 3)
     for wrong, message in (
         ({"epochs": 3}, "--config.epochs: --mode=compare keeps its recipes"),
-        ({"data.validation_fraction": 0.0}, "leaves a comparison no reviews to choose by"),
+        ({"data.validation_fraction": 0.0}, "leaves a comparison no texts to choose by"),
     ):
         refuses(message, compare, SMALL | wrong, tmp_path / "wrong")
 
@@ -296,7 +296,7 @@ def text(tmp_path, monkeypatch):
     monkeypatch.setattr(
         mode, "read_recipe", lambda of: override(read_recipe(of), quick if "lstm" in of else {})
     )
-    texts = load_corpus(DataConfig("sample")).splits["train"].texts
+    texts = load_dataset(DataConfig("sample")).splits["train"].texts
     (tmp_path / "texts.txt").write_text("\n".join(" ".join(text.split()) for text in texts))
     return {"pretrain.text": str(tmp_path / "texts.txt")}
 
@@ -327,8 +327,8 @@ def test_unlabeled_text_adds_the_average_of_embeddings_learned_from_it(
         assert list(compare(SMALL | text, directory).accuracy) == list(table.accuracy)
     assert list(compare(SMALL | text, killed).accuracy) == list(table.accuracy)
     Path(text["pretrain.text"]).write_text("Another text.\nAnd one more.\n")
-    refuses("compares models on other reviews", compare, SMALL | text, directory)
-    refuses("compares models on other reviews", compare, SMALL, directory)
+    refuses("compares models on other texts", compare, SMALL | text, directory)
+    refuses("compares models on other texts", compare, SMALL, directory)
     assert list(compare(SMALL | text, tmp_path / "little text").model) == ["linear"]
     printed, warned = capsys.readouterr()
     assert "left out average: model.pretrained=" in printed
@@ -343,4 +343,4 @@ def test_unlabeled_text_and_folds_on_the_command_line(text, tmp_path, printed):
     given = SMALL | text | {"data.folds": 2}
     flags = [f"--config.{name}={value}" for name, value in given.items()]
     shown = printed("--mode=compare", f"--workdir={tmp_path / 'mine'}", *flags)
-    assert "compare  linear, average by 2 folds on 60 reviews" in shown
+    assert "compare  linear, average by 2 folds on 60 texts" in shown

@@ -1,4 +1,4 @@
-"""data.folds: each review is scored by a model that has not seen it, then one is trained on all."""
+"""data.folds: each text is scored by a model that has not seen it, then one is trained on all."""
 
 import contextlib
 import io
@@ -24,9 +24,9 @@ from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
-from sentiment_jax.data.corpus import READERS, SAMPLE, load_corpus
-from sentiment_jax.data.reviews import fold_splits
-from sentiment_jax.data.unlabeled import unlabeled_reviews
+from sentiment_jax.data.dataset import READERS, SAMPLE, load_dataset
+from sentiment_jax.data.texts import fold_splits
+from sentiment_jax.data.unlabeled import unlabeled_texts
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_split
@@ -231,7 +231,7 @@ def test_folds_of_a_student_drop_what_they_hold_out_whatever_the_limit(finished,
     changes |= {"data.teacher": str(finished), "pretrain.text": str(tmp_path / "text.txt")}
     config = runs.make_small(**FOLDS | changes)
     data = make_frozen(flatten(config)).data
-    pools = [load_corpus(replace(data, limit=limit)).splits["train"] for limit in (0, 30)]
+    pools = [load_dataset(replace(data, limit=limit)).splits["train"] for limit in (0, 30)]
     workdir = tmp_path / "run"
     with pytest.raises(Interrupted):
         train(config, workdir, stop=runs.stop_at(9))
@@ -239,7 +239,7 @@ def test_folds_of_a_student_drop_what_they_hold_out_whatever_the_limit(finished,
     train(config, workdir)
     train(config, tmp_path / "whole")
     runs.assert_same_run(tmp_path / "whole", workdir)
-    whole = unlabeled_reviews(data, str(tmp_path / "text.txt"))
+    whole = unlabeled_texts(data, str(tmp_path / "text.txt"))
     for number in (1, 2):
         splits = (fold_splits(pool, 2, seed=data.split_seed)[number - 1][1] for pool in pools)
         held_out = [pool.take(rows) for pool, rows in zip(pools, splits, strict=True)]
@@ -281,7 +281,7 @@ def test_only_fresh_may_change_it_and_removes_the_folds_of_the_run_before(run, c
 def test_what_the_other_modes_do_with_it(run, tmp_path):
     result = run.result
     assert evaluate_split([run.directory], "test") == result["test"]
-    held_out = "holds out no reviews .* result.json there has the scores of a cross-validation"
+    held_out = "holds out no texts .* result.json there has the scores of a cross-validation"
     refuses(held_out, evaluate_split, [run.directory], "val")
     refuses("is finished and kept no checkpoint, as a fold does", load_run, run.folds[0])
     calibrated = evaluate_split([run.directory], "test", calibrated=True)
@@ -306,7 +306,7 @@ def test_the_data_are_read_once_and_the_lines_that_it_prints(run, config, capsys
     assert run.reads == 1  # a file that changes meanwhile mixes no splits
     for number, fold in enumerate(run.result["folds"], start=1):
         line = f"fold {number}/3 accuracy {fold['accuracy']:.4f}  loss {fold['loss']:.4f}  on "
-        line += f"{fold['examples']} reviews (epoch {fold['best_epoch']})"
+        line += f"{fold['examples']} texts (epoch {fold['best_epoch']})"
         assert line in run.printed
     deviation = statistics.stdev(fold["accuracy"] for fold in run.result["folds"])
     epochs = run.result["epochs"]
@@ -317,9 +317,9 @@ def test_the_data_are_read_once_and_the_lines_that_it_prints(run, config, capsys
 
 
 def test_the_linear_baseline_is_cross_validated_on_the_same_folds(run):
-    """Words and C, too, are those of the reviews to train on."""
+    """Words and C, too, are those of the texts to train on."""
     baseline = run.result["linear_baseline"]
-    reviews = load_corpus(load_run(run.directory).config.data).splits["train"]
+    reviews = load_dataset(load_run(run.directory).config.data).splits["train"]
     loss = 0.0
     for fold in run.folds:
         names = [row["id"] for row in read_table(fold / "predictions-val.csv")]
@@ -355,12 +355,12 @@ def test_folds_that_cannot_be(config, tmp_path):
 
 
 def test_a_fold_too_small_for_a_batch_is_found_before_the_first_is_trained(config, tmp_path):
-    """Duplicates stay together: 30 of these 50 reviews are in one fold."""
+    """Duplicates stay together: 30 of these 50 texts are in one fold."""
     rows = [("the same film", "pos")] * 30
     rows += [(f"film {i}", ("pos", "neg")[i % 2]) for i in range(20)]
     table = write_csv(tmp_path / "a.csv", rows)
     settings = {"data.source": "csv", "data.path": table, "data.limit": 0, "batch_size": 32}
-    with pytest.raises(InputError, match="batch_size=32 is larger than the .* training reviews"):
+    with pytest.raises(InputError, match="batch_size=32 is larger than the .* training texts"):
         train(override(config, settings), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
     with pytest.raises(InputError, match="batch_size=32 is larger than"):  # before a trial
@@ -369,7 +369,7 @@ def test_a_fold_too_small_for_a_batch_is_found_before_the_first_is_trained(confi
 
 
 def test_a_sweep_chooses_by_cross_validation(config, tmp_path):
-    """Folds of 21, 21 and 20 reviews: the mean is over reviews."""
+    """Folds of 21, 21 and 20 texts: the mean is over texts."""
     changes = {"epochs": 1, "linear_baseline": False, "data.limit": 62}
     axes = ONE_TRIAL | {"learning_rate": (1e-9, 0.01), "seeds": (0,)}
     sweep(override(config, changes), tmp_path, axes)

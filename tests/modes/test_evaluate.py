@@ -9,7 +9,7 @@ from reviews import read_table, refuses, write_csv
 
 from benchmarks.reliability.comparing import contents
 from sentiment_jax import api
-from sentiment_jax.data import corpus
+from sentiment_jax.data import dataset
 from sentiment_jax.data.labels import apply_temperature
 from sentiment_jax.data.table import Table
 from sentiment_jax.modes.evaluate import evaluate_file, evaluate_split
@@ -19,7 +19,7 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
-from sentiment_jax.training.experiment import read_corpus
+from sentiment_jax.training.experiment import read_dataset
 from sentiment_jax.training.metrics import fit_temperature
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_ensemble, load_run
@@ -28,7 +28,7 @@ ROWS = [("A moving film.", "1"), ("Dull and long.", "0"), ("I want my money back
 
 
 def test_a_table_of_the_test_reviews_has_the_scores_of_the_test_split(finished, tmp_path):
-    test = read_corpus(RunDirectory(finished).read_config()).splits["test"]
+    test = read_dataset(RunDirectory(finished).read_config()).splits["test"]
     rows = zip(test.texts, map(str, test.labels), strict=True)
     source = TextSource(file=write_csv(tmp_path / "test.csv", rows))
     wanted = read_json(finished / "result.json")["test"]
@@ -38,11 +38,11 @@ def test_a_table_of_the_test_reviews_has_the_scores_of_the_test_split(finished, 
 
 def test_reviews_that_it_was_trained_on_are_counted(finished, run_copy, tmp_path, capsys):
     """Unless its own data are gone; from the shell and from Python."""
-    train = read_corpus(RunDirectory(finished).read_config()).splits["train"]
+    train = read_dataset(RunDirectory(finished).read_config()).splits["train"]
     rows = [(text, str(label)) for text, label in zip(train.texts, train.labels, strict=True)]
     some = [*rows[:2], *ROWS]
     table = TextSource(file=write_csv(tmp_path / "some.csv", some))
-    found = f"warning: {finished} was trained on 2 of these 5 reviews (leakage)"
+    found = f"warning: {finished} was trained on 2 of these 5 texts (leakage)"
     evaluate_file([finished, finished], table, None)
     assert capsys.readouterr().err.count(found) == 1
     terminal.warn_once.cache_clear()
@@ -64,7 +64,7 @@ def test_predictions_are_written_beside_the_labels_where_asked(finished, tmp_pat
     rows = read_table(tmp_path / "out.csv")
     assert [(row["text"], row["label"]) for row in rows] == ROWS
     right = sum(row["label"] == row["predicted"] for row in rows)
-    assert f"input    accuracy {right / 3:.4f} " in out and "on 3 reviews" in out
+    assert f"input    accuracy {right / 3:.4f} " in out and "on 3 texts" in out
     assert sorted(finished.iterdir()) == before
 
 
@@ -77,7 +77,7 @@ def test_predictions_are_written_beside_the_labels_where_asked(finished, tmp_pat
         (["--input=-"], "--input names a file"),
         (["--input={}", "--split=val"], "goes without --split"),
         (["--input=absent.csv"], "cannot read the table absent.csv"),
-        (["--input={}", "--text_column=review"], "needs one column 'review'"),
+        (["--input={}", "--text_column=text"], "needs one column 'text'"),
     ],
 )
 def test_what_cannot_be_scored_gets_one_line(finished, tmp_path, refused, flags, problem):
@@ -88,10 +88,10 @@ def test_what_cannot_be_scored_gets_one_line(finished, tmp_path, refused, flags,
 
 def test_each_row_counts_once_and_a_foreign_label_drops_its_own_alone(finished, tmp_path, capsys):
     rows = [*ROWS, ("So so.", "neutral")]
-    file = write_csv(tmp_path / "a.csv", rows, header=("review", "rating"))
-    source = TextSource(file=file, column="review")
+    file = write_csv(tmp_path / "a.csv", rows, header=("text", "rating"))
+    source = TextSource(file=file, column="text")
     assert evaluate_file([finished], source, None, "rating")["examples"] == 3
-    assert f"dropped  1 of 4 reviews in {file}, labeled neutral (1)" in capsys.readouterr().err
+    assert f"dropped  1 of 4 texts in {file}, labeled neutral (1)" in capsys.readouterr().err
 
 
 def test_blank_texts_are_scored_with_a_warning(finished, tmp_path, capsys):
@@ -165,7 +165,7 @@ def score(workdir, split):
     """Probabilities and labels of a split; nothing is written."""
     trained = load_run(workdir)
     encoded = CLASSIFICATION.prepare(trained.config, trained.tokenizer).encoded[split]
-    scores = scoring.score_reviews(trained, trained.params, encoded, split)
+    scores = scoring.score_texts(trained, trained.params, encoded, split)
     return scores.probabilities, encoded.labels
 
 
@@ -232,7 +232,7 @@ def test_an_ensemble_is_scored_and_nothing_is_written(pair, split, calibrated, c
 
 def test_runs_of_the_same_reviews_in_another_order(finished, run_copy, tmp_path):
     """The hash of the data, which is the same, does not depend on the order of the test set."""
-    header, *rows = corpus.SAMPLE.read_text().splitlines(keepends=True)
+    header, *rows = dataset.SAMPLE.read_text().splitlines(keepends=True)
     (tmp_path / "backwards.csv").write_text(header + "".join(rows[::-1]))
     path = str(tmp_path / "backwards.csv")
     runs.change_json(run_copy / "config.json", "data", source="csv", path=path)

@@ -156,7 +156,7 @@ def test_the_model_card_has_the_scores_and_the_command_of_the_run(run_copy, tmp_
     assert (tmp_path / "out" / "README.md").read_text() == card
     runs.change_json(run_copy / "result.json", val={})
     card = export.model_card(run_copy)
-    assert "the last: no reviews were held out to choose by" in card
+    assert "the last: no texts were held out to choose by" in card
     assert test in card and "| val | " not in card.split("## Scores")[1]
     (run_copy / "result.json").unlink()  # a training that goes on
     scores = export.model_card(run_copy).split("## Scores")[1]

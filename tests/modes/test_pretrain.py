@@ -23,7 +23,7 @@ from sentiment_jax.analysis import records
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.data.corpus import READERS
+from sentiment_jax.data.dataset import READERS
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.average import weigh
@@ -36,7 +36,7 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.experiment import read_corpus
+from sentiment_jax.training.experiment import read_dataset
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.tasks.pretraining import PRETRAINING
@@ -159,7 +159,7 @@ def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, load, capsys):
     assert_same_parameters(params, best.params, ("embeddings", "encoder"))
     assert "held out" not in capsys.readouterr().err
     CLASSIFICATION.prepare(resolve(override(config, {"data.split_seed": 1})))
-    assert re.search(r"was trained on \d+ of the \d+ reviews", capsys.readouterr().err)
+    assert re.search(r"was trained on \d+ of the \d+ texts", capsys.readouterr().err)
     of_electra = make_config("electra", **inherited, **{"model.pretrained": str(source)})
     assert resolve(of_electra).model == resolved.model  # the source says what it is
 
@@ -212,8 +212,8 @@ def test_a_classifier_of_their_average_starts_at_class_shares(pretrained, load, 
     fold = RunDirectory(tmp_path / "run" / "folds" / "1")
     assert read_json(fold.result)["epochs"] == 3  # of 96 steps if trained on all: 200 at least
     assert len({*read_json(fold.env)["data"]["counts"]["test"].values()} - {0}) == 1
-    learned_from = read_corpus(load("lstm").config).splits["train"]
-    assert {*prepared.reviews["train"].ids} & {*learned_from.ids}
+    learned_from = read_dataset(load("lstm").config).splits["train"]
+    assert {*prepared.texts["train"].ids} & {*learned_from.ids}
     assert "held out here (leakage)" not in capsys.readouterr().err  # learned without labels
     trained = load_run(tmp_path / "run").params
     np.testing.assert_array_equal(trained["embedding"]["embedding"], expected)
@@ -225,7 +225,7 @@ def test_a_source_is_checked_before_any_review_is_read(pretrained, tmp_path, mon
     config = make_config("lstm", **{"model.pretrained": str(source)})
     best = read_json(source / "result.json")["best_step"]
     manifest = source / "checkpoints" / str(best) / "MANIFEST.json"
-    monkeypatch.setitem(READERS, "sample", Mock(side_effect=AssertionError("reviews are read")))
+    monkeypatch.setitem(READERS, "sample", Mock(side_effect=AssertionError("texts are read")))
     begin = functools.partial(train, config)
     search = functools.partial(sweep.sweep, config, tmp_path / "sweep")
     manifest.rename(source / "kept")
@@ -266,7 +266,7 @@ def test_text_of_too_few_known_words_is_refused_before_training(name, tmp_path):
     ["bert", "lstm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("electra", "roberta"))],
 )
 def test_the_command_printed_at_the_end_runs(name, tmp_path, printed, capsys):
-    """On the same reviews, whatever the sizes, columns and names; with few labels, too."""
+    """On the same texts, whatever the sizes, columns and names; with few labels, too."""
     pool, _ = READERS["sample"](DataConfig())
     rows = [(f"l{label}", text[:160]) for label, text in zip(pool.labels, pool.texts, strict=True)]
     table = write_csv(tmp_path / "a, b.csv", rows, header=("y", "x"))

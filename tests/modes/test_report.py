@@ -19,7 +19,7 @@ from reviews import read_table, refuses
 from benchmarks.study import sweeps
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
 from sentiment_jax.analysis.records import collect
-from sentiment_jax.data import corpus
+from sentiment_jax.data import dataset
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
 from sentiment_jax.modes.explain import to_page
@@ -96,7 +96,7 @@ def test_texts_are_shown_on_request_and_not_run(swept, reported, write_page, tmp
     page = write_page(swept.directory, with_text=True)
     shown = [row["text"] for row in read_table(tmp_path / "page" / "small-mistakes.csv")]
     start = r"""'=1+1 <script>alert("x")</script> | `a` \u202e\x1b[2J """
-    reviews = {row["text"] for row in read_table(corpus.SAMPLE)}
+    reviews = {row["text"] for row in read_table(dataset.SAMPLE)}
     assert shown and {text.removeprefix(start) for text in shown} <= reviews
     assert "=1+1 &lt;script&gt;alert" in page and "<script" not in page
     assert "\u202e" not in page and "\x1b" not in page
@@ -105,11 +105,11 @@ def test_texts_are_shown_on_request_and_not_run(swept, reported, write_page, tmp
 
 
 def test_texts_of_a_table_are_shown_if_it_is_there(run_copy, write_page, tmp_path, capsys):
-    table = shutil.copy(corpus.SAMPLE, tmp_path / "own.csv")
+    table = shutil.copy(dataset.SAMPLE, tmp_path / "own.csv")
     runs.change_json(run_copy / "config.json", "data", source="csv", path=str(table))
     write_page(run_copy)
     rows = read_table(tmp_path / "page" / "run-mistakes.csv")
-    reviews = read_table(corpus.SAMPLE)
+    reviews = read_table(dataset.SAMPLE)
     for row in rows:
         assert row["text"] == reviews[int(row["id"].removeprefix("row ")) - 2]["text"]
     assert rows and capsys.readouterr().err == ""
@@ -127,7 +127,7 @@ def test_texts_of_changed_data_are_not_shown(run_copy, write_page):
 
 
 def test_predictions_in_other_orders_are_refused(finished, run_copy, write_page, tmp_path, capsys):
-    """The same rows in another order are the same data: row 5 is another review."""
+    """The same rows in another order are the same data: row 5 is another text."""
     runs.change_json(run_copy / "env.json", predictions_order="x")
     refuses("scored the test set in different orders", write_page, finished, run_copy)
     runs.change_json(run_copy / "config.json", epochs=9)  # another model

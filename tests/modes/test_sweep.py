@@ -18,7 +18,7 @@ from sweeping import AXES, ONE_TRIAL, STAGES, table
 from benchmarks.reliability.comparing import contents
 from configs import lstm
 from sentiment_jax.config.stored import replace_settings, run_name
-from sentiment_jax.data import corpus
+from sentiment_jax.data import dataset
 from sentiment_jax.errors import DiskFull, Diverged, InputError, Interrupted, RunError
 from sentiment_jax.models.parameters import count_parameters
 from sentiment_jax.modes import sweep
@@ -47,7 +47,7 @@ def run(config, tmp_path, training, now):
 
 
 def test_trials_share_reviews_and_compiled_programs(swept):
-    assert swept.reads == 1, "the reviews were read again"
+    assert swept.reads == 1, "the texts were read again"
     assert swept.compiled <= 2, "more than one train step for an optimizer"
 
 
@@ -183,7 +183,7 @@ def test_a_sweep_whose_time_is_over_ends_between_two_trials(run, training):
 
 def test_another_plan_or_other_data_are_refused(run, config, tmp_path):
     path = tmp_path / "reviews.csv"
-    shutil.copy(corpus.SAMPLE, path)
+    shutil.copy(dataset.SAMPLE, path)
     config.data.source = "csv"
     config.data.path = str(path)
     run()
@@ -249,7 +249,7 @@ def test_a_full_disk_is_not_a_failed_trial(run, tmp_path, training):
         ({"optimizer": ("adam", "adamx")}, "optimizer.name='adamx' is unknown, choose sgd"),
         ({"batch_size": ("16", "x")}, "--sweep_batch_size=16,x: one or more int values expected"),
         ({"class_weights": ("none", "balanced")}, "class_weights is no axis with select_by=acc"),
-        ({"batch_size": (9999,)}, r"batch_size=9999 is larger than the \d+ training reviews"),
+        ({"batch_size": (9999,)}, r"batch_size=9999 is larger than the \d+ training texts"),
         ({"learning_rate": ()}, "--sweep_learning_rate=: one or more float values"),
         ({"seeds": (-1,)}, "config: seed=-1 must be >= 0"),
         ({"procedure": "random"}, "procedure='random' is unknown, choose grid, stages"),

@@ -1,4 +1,4 @@
-"""Whole runs on a few embedded reviews: the contract of the run directory, validation, best."""
+"""Whole runs on a few embedded texts: the contract of the run directory, validation, best."""
 
 import dataclasses
 import errno
@@ -123,16 +123,16 @@ def test_divergence_stops_and_saves_no_nan(tmp_path):
 
 
 def test_nan_validation_is_never_best(tmp_path, monkeypatch):
-    score_reviews = scoring.score_reviews
+    score_texts = scoring.score_texts
     validated = []
 
     def second_is_nan(*arguments, **options):
-        found = score_reviews(*arguments, **options)
+        found = score_texts(*arguments, **options)
         validated.append(found)
         nan = dataclasses.replace(found, scores=found.scores | {"loss": math.nan, "accuracy": 1.0})
         return nan if len(validated) == 2 else found
 
-    monkeypatch.setattr(scoring, "score_reviews", second_is_nan)
+    monkeypatch.setattr(scoring, "score_texts", second_is_nan)
     assert train(runs.make_small(), tmp_path, tested=False)["best_epoch"] != 2
     records = read_metrics(tmp_path / "metrics.jsonl")
     losses = [record["loss"] for record in records]
@@ -209,7 +209,7 @@ def test_early_stopping_counts_epochs_without_a_better_score(tmp_path):
 
 @pytest.fixture(scope="module")
 def refit(tmp_path_factory):
-    """The config and the directory of a run that holds out no reviews; not to be changed."""
+    """The config and the directory of a run that holds out no texts; not to be changed."""
     changes = {"data.validation_fraction": 0.0, "epochs": 2, "early_stopping_patience": 1}
     config = runs.make_small(**runs.ONE_SHAPE, **changes, checkpoint_every=6)
     workdir = tmp_path_factory.mktemp("refit")
@@ -244,7 +244,7 @@ def test_a_stopped_refit_goes_on(refit, tmp_path, capsys, steps):
     train(config, tmp_path)
     runs.assert_same_run(whole, tmp_path)
     printed = capsys.readouterr().out
-    assert "none: trained on all 60 reviews for the 2 epochs set" in printed
+    assert "none: trained on all 60 texts for the 2 epochs set" in printed
     assert "early_stopping_patience did nothing" in printed
 
 
@@ -261,7 +261,7 @@ def test_a_run_ends_with_the_linear_baseline_on_the_same_reviews(tmp_path, capsy
     _, _, p = mcnemar(correct, np.array(again["predicted"]["test"]) == labels)
     assert baseline["mcnemar_p"] == p
     lead = result["test"]["accuracy"] - baseline["test"]["accuracy"]
-    first = rf"linear   accuracy {baseline['test']['accuracy']:.4f} .* on 30 reviews \(TF-IDF.*\)"
+    first = rf"linear   accuracy {baseline['test']['accuracy']:.4f} .* on 30 texts \(TF-IDF.*\)"
     second = re.escape(f"         the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}")
     assert re.search(rf"^test .*\n{first}\n{second}", capsys.readouterr().out, re.M)
     assert read_json(tmp_path / "result.json") == result
@@ -271,7 +271,7 @@ def test_each_epoch_is_handed_to_functions_and_no_training_to_the_test_split(tmp
     seen = []
 
     def log(training, progress, validation):
-        assert "test" not in training.experiment.encoded | training.experiment.reviews
+        assert "test" not in training.experiment.encoded | training.experiment.texts
         seen.append((progress.epochs_done, validation.scores["loss"], training.log.records[-1]))
 
     sentiment_jax.train(runs.make_small(epochs=2), tmp_path, after_epoch=[log])

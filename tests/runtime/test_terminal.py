@@ -119,7 +119,7 @@ def test_a_training_names_each_stage(command, tmp_path):
     stderr = Stream(tmp_path / "shown", terminal=True)
     assert command(*TRAIN, f"--workdir={tmp_path}/run", stderr=stderr) == 0
     shown = (tmp_path / "shown").read_text()
-    stages = ["starting", "reading reviews", "making the vocabulary", "encoding"]
+    stages = ["starting", "reading texts", "making the vocabulary", "encoding"]
     stages += ["preparing the model", "epoch 1/1", "validation", "saving step 3"]
     stages += ["drawing the curves"]
     positions = [shown.find(stage) for stage in stages]
@@ -146,7 +146,7 @@ WAITING = """
 import sys, time
 from sentiment_jax.runtime import terminal
 terminal.protect_output()
-with terminal.progress_bar({total}, "reading reviews"):
+with terminal.progress_bar({total}, "reading texts"):
     time.sleep(3.5)
     terminal.warn("no such thing")
 print("done")
@@ -178,7 +178,7 @@ def test_a_terminal_shows_a_clock_whatever_a_program_waits_for_and_a_pipe_none()
     with ThreadPoolExecutor() as threads:
         *terminals, piped = threads.map(wait, [None, 5, None], [False, False, True])
     for shown in terminals:
-        clocks = re.findall(r"reading reviews.*?(\d\d:\d\d)", shown)
+        clocks = re.findall(r"reading texts.*?(\d\d:\d\d)", shown)
         assert clocks[0] == "00:00" and {"00:01", "00:02"} <= {*clocks}, clocks
         assert re.search("\rwarning: no such thing\r\n", shown), "on a line of its own"
         assert shown.endswith("\rdone\r\n"), "the bar is gone"

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 from configs import bert
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
-from sentiment_jax.data.corpus import SAMPLE
+from sentiment_jax.data.dataset import SAMPLE
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.train import train

@@ -15,14 +15,14 @@ from sentiment_jax.config.schema import (
     EncoderConfig,
     LinearConfig,
 )
-from sentiment_jax.data.corpus import READERS
+from sentiment_jax.data.dataset import READERS
 from sentiment_jax.data.tokenization import train_wordpiece
 from sentiment_jax.training.advice import advise, describe_vocabulary
 from sentiment_jax.training.checks import resolve
 
 RULES = {  # what each says
     "baseline": "the linear baseline is no worse on validation",
-    "truncation": "of the training reviews are cut to",
+    "truncation": "of the training texts are cut to",
     "few steps": "optimizer steps are few",
     "rising loss": "the validation loss rose from",
     "imbalance": "are found: class_weights=balanced",
@@ -127,7 +127,7 @@ def test_sentences_name_the_figures_and_the_remedy():
     assert "few steps" not in average  # it ends early on purpose
     assert "--config=encoder" in average["baseline"]
     assert "24% of the words in validation are unknown: more unl" in average["unknown words"]
-    reviews = "of the 10 validation reviews of class 'rare', 0% are"
+    reviews = "of the 10 validation texts of class 'rare', 0% are"
     assert advice("unequal")["imbalance"].startswith(reviews)
 
 
@@ -141,7 +141,7 @@ def test_an_encoder_that_cuts_most_reviews_should_read_more():
     """all-MiniLM-L6-v2 on IMDB has .9099 with 128 tokens, which cut 88 %, and .9317 with 512."""
     encoder = EncoderConfig(pretrained="all-MiniLM-L6-v2")
     imdb = advice("tweets", encoder, truncated=0.8784, **{"data.max_length": 128})
-    expected = "88% of the training reviews are cut to 128 tokens: --config=bert:long reads 512"
+    expected = "88% of the training texts are cut to 128 tokens: --config=bert:long reads 512"
     assert imdb["truncation"].startswith(expected)
     assert not advice("tweets", encoder, truncated=0.0008, **{"data.max_length": 128})
     assert not advice("tweets", encoder, truncated=0.8784, **{"data.max_length": 512})

@@ -27,7 +27,7 @@ from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 WORDS = ("seen", "sold", "left", "came", "turned", "went", "made", "held", "kept", "gave")
 UNKNOWN = "100% of the training tokens are unknown"
-SHARED = "80 of 100 test reviews are in train too: their score misleads"
+SHARED = "80 of 100 test texts are in train too: their score misleads"
 SEVERAL = {"data.label_separator": ";"}
 PAIRS = enumerate(itertools.product(WORDS, WORDS))
 ROWS = [(f"{a} {b} word{i % 50}", ("neg", "pos")[i % 2]) for i, (a, b) in PAIRS]
@@ -59,7 +59,7 @@ def test_data_of_worthless_scores_are_warned_of(tmp_path, capsys, changes, contr
     assert capsys.readouterr().err.splitlines() == [f"warning: {text}" for text in expected]
     terminal.warn_once.cache_clear()
     CLASSIFICATION.describe(dataclasses.replace(experiment, pool=1))  # of a fold
-    assert "test reviews" not in capsys.readouterr().err
+    assert "test texts" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_predictions_at_chance_are_warned_of_once(capsys, mcc, loss, classes, wa
     config = Config(model=LstmConfig())
     warn_of_chance(config, directory, result)
     expected = (
-        "warning: runs/a may be no better than guessing: val accuracy 0.5500 on 40 reviews "
+        "warning: runs/a may be no better than guessing: val accuracy 0.5500 on 40 texts "
         f"(majority baseline: 0.5000), MCC {mcc:.4f} (by chance: 0.2601), loss {loss} "
         "(log 2: 0.6931)\n"
     ).replace("7.0", "7")

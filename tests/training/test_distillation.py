@@ -16,7 +16,7 @@ from reviews import random_encoded, refuses
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data import batches
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.predict import predict
@@ -65,10 +65,10 @@ def change_text(config):
 def test_an_unlabeled_text_gets_the_average_of_the_teachers_probabilities(config, model, other):
     prepared = prepare(config)
     before = prepared.encoded["train"]
-    labeled = prepared.reviews["train"]
+    labeled = prepared.texts["train"]
     labels = [*labeled.labels.tolist(), *[-1] * 24]
-    unlabeled = prepared.reviews["unlabeled"]
-    both = Reviews.from_texts(labeled.texts + unlabeled.texts, labels, labeled.ids + unlabeled.ids)
+    unlabeled = prepared.texts["unlabeled"]
+    both = Texts.from_texts(labeled.texts + unlabeled.texts, labels, labeled.ids + unlabeled.ids)
     for name, expected in vars(prepared.encode(both)).items():
         np.testing.assert_array_equal(getattr(before, name), expected, name)
     assert prepared.encode(unlabeled).truncated and before.targets is None
@@ -88,7 +88,7 @@ def test_predictions_are_cached_by_teacher_and_texts(
 ):
     prepared = prepare(config)
     first = label_with_teachers(prepared, Stop()).encoded["train"]
-    monkeypatch.setattr(distillation, "score_reviews", lambda *_, **__: pytest.fail("predicted"))
+    monkeypatch.setattr(distillation, "score_texts", lambda *_, **__: pytest.fail("predicted"))
     again = label_with_teachers(prepared, Stop()).encoded["train"]
     np.testing.assert_array_equal(again.targets, first.targets)
     change_text(config)
@@ -184,7 +184,7 @@ def test_a_signal_ends_the_labeling(config):
         ({"pretrain.objective": "ngram_vectors"}, [], "is a pre-training run, which has no"),
         ({}, ["result.json"], "is not finished: let its training end"),
         ({}, ["config.json"], "is no run directory"),
-        ({"mcc": 0.0}, [], r"is no better than guessing on its own validation reviews \(accuracy"),
+        ({"mcc": 0.0}, [], r"is no better than guessing on its own validation texts \(accuracy"),
     ],
 )
 def test_runs_that_cannot_be_teachers(config, finished, run_copy, changes, removed, message):

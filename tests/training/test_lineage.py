@@ -1,4 +1,4 @@
-"""Held-out reviews that an ancestor was trained on: counted exactly, or said to be unknown."""
+"""Held-out texts that an ancestor was trained on: counted exactly, or said to be unknown."""
 
 import dataclasses
 import re
@@ -12,8 +12,8 @@ import runs
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import make_frozen, replace_settings
 from sentiment_jax.data import imdb
-from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
+from sentiment_jax.data.dataset import load_dataset
+from sentiment_jax.data.unlabeled import load_text, unlabeled_texts
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -23,13 +23,13 @@ from sentiment_jax.training.trained_model import best_sha256
 
 
 def write_table(path, first, last):
-    rows = [(f"Review number {i}, good or bad.", f"Title {i}", i % 2) for i in range(first, last)]
+    rows = [(f"Text number {i}, good or bad.", f"Title {i}", i % 2) for i in range(first, last)]
     return reviews.write_csv(path, rows, ("text", "title", "label"))
 
 
 @pytest.fixture
 def table(tmp_path):
-    """A function to the data of reviews first to last; of 60, 22 are held out."""
+    """A function to the data of texts first to last; of 60, 22 are held out."""
     return lambda *ends: DataConfig("csv", write_table(tmp_path / f"{ends[0]}.csv", *ends))
 
 
@@ -45,14 +45,14 @@ def make_config(data, **changes):
 
 @pytest.fixture
 def make_run(tmp_path, monkeypatch):
-    """A function that writes what a run keeps of its reviews and returns its directory."""
+    """A function that writes what a run keeps of its texts and returns its directory."""
     monkeypatch.setattr(lineage, "source_hashes", lambda config: [])  # there are no checkpoints
 
     def make_run(name, data, **changes):
         config = make_config(data, **changes)
-        statistics = (load_text if config.pretrain.objective else load_corpus)(data).statistics
+        statistics = (load_text if config.pretrain.objective else load_dataset)(data).statistics
         if data.teacher:
-            unlabeled = unlabeled_reviews(data, config.pretrain.text)
+            unlabeled = unlabeled_texts(data, config.pretrain.text)
             statistics = {**statistics, "unlabeled_hash": unlabeled.texts_hash}
         run = RunDirectory(tmp_path / name)
         run.path.mkdir()
@@ -69,22 +69,22 @@ def warned(capsys):
 
     def warned(data, **changes):
         terminal.warn_once.cache_clear()
-        warn_of_leakage(make_config(data, **changes), load_corpus(data))
+        warn_of_leakage(make_config(data, **changes), load_dataset(data))
         return capsys.readouterr().err
 
     return warned
 
 
-UNKNOWN = "may have been trained on reviews that are held out here"
+UNKNOWN = "may have been trained on texts that are held out here"
 
 
 def leakage(run, data, trained_on):
-    """The beginning of the warning that a run was trained on some reviews held out here."""
-    texts = {name: {*split.texts} for name, split in load_corpus(data).splits.items()}
+    """The beginning of the warning that a run was trained on some texts held out here."""
+    texts = {name: {*split.texts} for name, split in load_dataset(data).splits.items()}
     held_out = (texts["val"] | texts["test"]) - texts["train"]
-    leaked = held_out & {*load_corpus(trained_on).splits["train"].texts}
+    leaked = held_out & {*load_dataset(trained_on).splits["train"].texts}
     assert leaked
-    return f"warning: {run} was trained on {len(leaked)} of the {len(held_out)} reviews that are"
+    return f"warning: {run} was trained on {len(leaked)} of the {len(held_out)} texts that are"
 
 
 @pytest.mark.parametrize("objective", ["", "masked_language_modeling"])
@@ -119,7 +119,7 @@ IMDB = DataConfig(source="tfds", path="/nowhere")
     ("harm", "reason"),
     [
         (lambda data, run: Path(data.path).unlink(), "cannot read the table .*0.csv: No such file"),
-        (lambda data, run: write_table(data.path, 0, 61), "its own reviews have changed since\n"),
+        (lambda data, run: write_table(data.path, 0, 61), "its own texts have changed since\n"),
         (lambda data, run: run.write_config(make_config(IMDB)), "IMDB, which .* is not here to"),
     ],
     ids=["gone", "changed", "not downloaded for a comparison"],
@@ -135,11 +135,11 @@ def test_training_reviews_may_be_gone(data, table, make_run, harm, reason, warne
 @pytest.mark.parametrize("changed", [False, True])
 def test_unlabeled_training_text_counts_too(data, table, tmp_path, make_run, warned, changed):
     now = table(60, 120)
-    texts = load_corpus(now).splits["test"].texts
+    texts = load_dataset(now).splits["test"].texts
     (text := tmp_path / "more.txt").write_text("\n".join(texts[:5]))
     distilled = dataclasses.replace(data, teacher=str(make_run("teacher", data)))
     run = make_run("run", distilled, **{"pretrain.text": str(text)})
-    expected = f"{run} was trained on 5 of the 22 reviews"
+    expected = f"{run} was trained on 5 of the 22 texts"
     if changed:
         text.write_text("\n".join(texts[5:]))
         expected = f"{run} {UNKNOWN}: its unlabeled"
@@ -167,7 +167,7 @@ def test_what_ancestors_were_trained_on_counts_too(data, table, tmp_path, make_r
 def test_an_ancestor_that_was_replaced_is_not_compared(
     table, finished, make_run, warned, monkeypatch
 ):
-    """Its reviews would be compared in place of those that the student descends from."""
+    """Its texts would be compared in place of those that the student descends from."""
     student = make_run("student", table(60, 120), **{"model.pretrained": str(finished)})
     monkeypatch.undo()
     env = RunDirectory(student).env

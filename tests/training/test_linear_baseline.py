@@ -11,7 +11,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_union
 
 from sentiment_jax.data import ngrams
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.training import linear_baseline as baselines
 from sentiment_jax.training import linear_model
 from sentiment_jax.training.linear_baseline import linear_baseline
@@ -26,7 +26,7 @@ def make_reviews(count, classes=2, seed=0):
     labels = rng.integers(0, classes, count)
     texts = [" ".join([*rng.choice(WORDS, 6), *[f"word{k}"] * rng.integers(0, 3)]) for k in labels]
     names = tuple(f"class {i}" for i in range(classes))
-    return Reviews.from_texts(texts, labels.tolist(), classes=names)
+    return Texts.from_texts(texts, labels.tolist(), classes=names)
 
 
 def make_splits(classes=2, **changes):
@@ -75,7 +75,7 @@ def test_c_is_chosen_by_cross_validation_on_training_reviews(monkeypatch):
     assert linear_baseline(splits)["C"] == 30
     train = splits["train"]  # of labels at random, little should be learned
     labels = np.random.default_rng(0).permutation(train.labels).tolist()
-    noise = Reviews.from_texts(train.texts, labels, classes=train.classes)
+    noise = Texts.from_texts(train.texts, labels, classes=train.classes)
     assert linear_baseline(make_splits(train=noise))["C"] == 1e-3
 
 
@@ -102,7 +102,7 @@ def test_equal_reviews_are_fitted_once_and_a_damaged_file_again(cache, monkeypat
     assert linear_baseline(make_splits()) == first
     assert len(fits) == 1
     labels = 1 - make_splits()["test"].labels
-    others = Reviews.from_texts(make_splits()["test"].texts, labels.tolist())
+    others = Texts.from_texts(make_splits()["test"].texts, labels.tolist())
     assert linear_baseline(make_splits(test=others)) != first
     (path, _) = sorted(cache.iterdir(), key=lambda file: file.stat().st_mtime)
     path.write_text(path.read_text()[:-30])
@@ -111,7 +111,7 @@ def test_equal_reviews_are_fitted_once_and_a_damaged_file_again(cache, monkeypat
 
 
 def test_texts_without_words_have_characters_unless_there_are_too_many(monkeypatch):
-    marks = Reviews.from_texts(["!", "?"] * 20, [0, 1] * 20)
+    marks = Texts.from_texts(["!", "?"] * 20, [0, 1] * 20)
     assert linear_baseline(make_splits(train=marks, val=marks))["val"]["accuracy"] == 1
     monkeypatch.setattr(ngrams, "CHARACTERS", 10)
     assert linear_baseline({"train": marks}) == {}
@@ -124,16 +124,16 @@ def test_some_reviews_have_no_baseline():
         (["good film"] * 20, [1] * 20),  # no second class
         (["good film", "bad film"], [1, 0]),  # fewer than folds
     ):
-        assert linear_baseline(make_splits(train=Reviews.from_texts(texts, labels))) == {}
-    rare = Reviews.from_texts([f"film {i}" for i in range(9)], [0] * 6 + [1] * 3)
+        assert linear_baseline(make_splits(train=Texts.from_texts(texts, labels))) == {}
+    rare = Texts.from_texts([f"film {i}" for i in range(9)], [0] * 6 + [1] * 3)
     halves = np.arange(0, 9, 2), np.arange(1, 9, 2)
     assert linear_baseline({"train": rare, "test": rare})["C"]
     assert linear_baseline({"train": rare, "test": rare}, [halves, halves[::-1]]) == {}
 
 
 def of_three_classes(labels):
-    """The reviews of two classes with labels of three."""
-    return Reviews.from_texts(make_reviews(len(labels)).texts, labels, classes=("a", "b", "c"))
+    """The texts of two classes with labels of three."""
+    return Texts.from_texts(make_reviews(len(labels)).texts, labels, classes=("a", "b", "c"))
 
 
 def test_a_class_without_training_reviews_and_an_empty_split_are_scored():

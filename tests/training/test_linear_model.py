@@ -16,9 +16,9 @@ from configs import linear
 from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.recipes import override
 from sentiment_jax.data import ngrams
-from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.data.encoding import encode_ngrams, unknown_shares
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_ngrams
 from sentiment_jax.models.linear import weigh
 from sentiment_jax.modes.evaluate import evaluate_split
@@ -66,7 +66,7 @@ def make_run(folder, kind, **changes):
         patch.setattr(linear_model, "choose", lambda *of: chosen.append(choose(*of)) or chosen[-1])
         result = train(config, folder / "run")
     trained = load_run(folder / "run")
-    splits = load_corpus(trained.config.data).splits
+    splits = load_dataset(trained.config.data).splits
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     within = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
     one = LogisticRegression(
@@ -105,7 +105,7 @@ def run(request, four, tmp_path_factory):
 def check_probabilities(run):
     texts = [*run.splits["test"].texts, *TEXTS]
     found, _ = predict([run.trained], texts)
-    expected = run.model.predict_proba(Reviews.from_texts(texts).texts)
+    expected = run.model.predict_proba(Texts.from_texts(texts).texts)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     assert expected.std() > 0.05, "the words say nothing"
 
@@ -136,7 +136,7 @@ def test_it_is_a_run_like_any_other(run, tmp_path):
 
 @pytest.mark.parametrize("text", [*TEXTS, "not not good, didn't\tword1?", "a"])
 def test_explanations_are_exact(run, text):
-    (text,) = Reviews.from_texts([text]).texts
+    (text,) = Texts.from_texts([text]).texts
     log_odds = np.atleast_1d(run.model.decision_function([text])[0])
     biases = np.array([of.intercept_[0] for of in run.model[-1].estimators_])
     if run.kind == 2:
@@ -155,7 +155,7 @@ def test_a_word_has_the_weights_of_its_ngrams_and_half_of_its_bigrams(tmp_path):
     rows = [(f"{word} film {i}", word[0]) for word in ("good", "bad") for i in range(20)]
     train(make_config(write_csv(tmp_path / "a.csv", rows)), tmp_path / "run")
     trained = load_run(tmp_path / "run")
-    tokens = jnp.asarray(trained.encode(Reviews.from_texts(["good film"])).token_ids)
+    tokens = jnp.asarray(trained.encode(Texts.from_texts(["good film"])).token_ids)
     weights = np.diff(np.asarray(trained.params["kernel"]))[:, 0][tokens[:, 0]]
     parts = np.asarray(weigh(trained.params["idf"], tokens[None])[0]) * weights
     entries = map(trained.tokenizer.id_to_token, tokens[:, 0].tolist())
@@ -193,7 +193,7 @@ def test_a_killed_run_ends_as_one_that_was_not(before, four, tmp_path, monkeypat
 
 def test_a_text_is_read_as_a_whole(four):
     long = " ".join(f"word{i % 20} film{i}" for i in range(3000))
-    encoded = four.trained.encode(Reviews.from_texts([long, TEXTS[0]]))
+    encoded = four.trained.encode(Texts.from_texts([long, TEXTS[0]]))
     counts = encoded.token_ids[: encoded.offsets[1], 1]
     assert encoded.truncated == 0 and counts.sum() > 3000
     found, _ = predict([four.trained], [long])
@@ -201,12 +201,12 @@ def test_a_text_is_read_as_a_whole(four):
 
 
 def test_a_text_without_a_known_n_gram_of_any_kind_is_unknown(four, monkeypatch):
-    encoded = four.trained.encode(Reviews.from_texts(["day", "good xyzzy", "日本 ж", ""]))
+    encoded = four.trained.encode(Texts.from_texts(["day", "good xyzzy", "日本 ж", ""]))
     shares = unknown_shares(four.trained.tokenizer, encoded)
     np.testing.assert_allclose(shares, [0, 0, 1, 1])
     monkeypatch.setattr(ngrams, "CHARACTERS", 10)
     words = train_ngrams(TEXTS)
-    encoded = encode_ngrams(words, Reviews.from_texts(["good", "good xyzzy xyzzy", "xyzzy qwerty"]))
+    encoded = encode_ngrams(words, Texts.from_texts(["good", "good xyzzy xyzzy", "xyzzy qwerty"]))
     np.testing.assert_allclose(unknown_shares(words, encoded), [0, 0.5, 1])
 
 

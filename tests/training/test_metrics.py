@@ -129,7 +129,7 @@ def test_no_prediction_changes(temperature):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_loss_on_validation_never_gets_worse_and_no_temperature_nearby_is_better(seed):
-    """Few reviews, labels that the probabilities do not predict, and rounding to 0."""
+    """Few texts, labels that the probabilities do not predict, and rounding to 0."""
     rng = np.random.default_rng(seed)
     classes = int(rng.integers(2, 5))
     reviews = int(rng.integers(1, 30))
@@ -143,7 +143,7 @@ def test_the_loss_on_validation_never_gets_worse_and_no_temperature_nearby_is_be
 
 
 def test_mcnemar_against_a_table_worked_by_hand():
-    """Ten reviews on which two models differ, nine for the second: 2 * (1 + 10) / 2**10."""
+    """Ten texts on which two models differ, nine for the second: 2 * (1 + 10) / 2**10."""
     first = np.array([True] * 30 + [False] * 6 + [True] + [False] * 9)
     second = np.array([True] * 30 + [False] * 6 + [False] + [True] * 9)
     p = pytest.approx(22 / 1024)

@@ -20,7 +20,7 @@ from sentiment_jax import api
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import ENCODERS, Config, EncoderConfig, ModernBertConfig
 from sentiment_jax.config.validation import validate
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.registry import build_model
@@ -121,7 +121,7 @@ def test_probabilities_are_those_of_logistic_regression_on_the_states(
     model.fit(features["train"].astype(np.float64), experiment.encoded["train"].labels)
     expected = model.predict_proba(features["test"])
     assert expected[:, 1].std() > 0.03, "the states say nothing"
-    found = api.load(tmp_path / "run").predict(list(experiment.reviews["test"].texts))
+    found = api.load(tmp_path / "run").predict(list(experiment.texts["test"].texts))
     np.testing.assert_allclose(found["p_positive"], expected[:, 1], rtol=0, atol=2e-3)
 
 
@@ -129,8 +129,8 @@ def test_several_classes_have_an_output_each_and_one_without_reviews_is_improbab
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 3], 20)
     features = rng.normal(size=(60, 5)).astype(np.float32) + np.eye(5, dtype=np.float32)[labels]
-    texts = [f"review {i}" for i in range(60)]
-    reviews = Reviews.from_texts(texts, labels.tolist(), classes=("a", "b", "c", "d"))
+    texts = [f"text {i}" for i in range(60)]
+    reviews = Texts.from_texts(texts, labels.tolist(), classes=("a", "b", "c", "d"))
     choose = functools.partial(probe._choose, reviews, features, Config())
     layer = probe._fit(features, reviews.labels, 4, choose)
     logits = features @ layer["kernel"] + layer["bias"]
@@ -143,8 +143,8 @@ def test_c_is_chosen_by_log_loss_with_equal_texts_in_one_fold():
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(40, 30)), 2, axis=0).astype(np.float32)
     labels = np.repeat(rng.integers(0, 2, 40), 2)  # at random
-    texts = [f"review {i}" for i in range(40) for _ in range(2)]
-    reviews = Reviews.from_texts(texts, labels.tolist())
+    texts = [f"text {i}" for i in range(40) for _ in range(2)]
+    reviews = Texts.from_texts(texts, labels.tolist())
     choose = functools.partial(probe._choose, reviews, features, Config())
     layer = probe._fit(features, reviews.labels, 2, choose)
     assert np.abs(layer["kernel"]).max() < 0.05

@@ -27,7 +27,7 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume, scoring, trained_model
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.experiment import read_corpus
+from sentiment_jax.training.experiment import read_dataset
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import load_run
@@ -396,11 +396,11 @@ def test_a_reader_of_a_run_that_is_started_over_gets_the_new_one(run_copy, monke
         return made
 
     old = load_run(run_copy)
-    corpus = read_corpus(old.config)
+    dataset = read_dataset(old.config)
     monkeypatch.setattr(trained_model, "make_classifier", replace_first)
     assert load_run(run_copy).config.seed == 5
     before = runs.contents_without_lock(run_copy)
-    monkeypatch.setattr(evaluate, "read_corpus", lambda config: corpus)
+    monkeypatch.setattr(evaluate, "read_dataset", lambda config: dataset)
     assert evaluate.score_run(old, RunDirectory(run_copy), "val")[0]["examples"] == 12
     assert runs.contents_without_lock(run_copy) == before
     assert "not written: " in capsys.readouterr().err

@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from sentiment_jax.config.schema import Config, DataConfig, LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.runtime import devices
-from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.scoring import score_texts
 from sentiment_jax.training.trained_model import Classifier
 
 MODEL = LstmClassifier(LstmConfig(vocab_size=30, embedding_size=8, hidden_size=8, dense_size=8))
@@ -24,7 +24,7 @@ ENCODED = random_encoded(65, longest=5, vocabulary=30)
 
 
 def test_equals_a_plain_loop():
-    """Loss and p(positive) of every review, one at a time, unpadded."""
+    """Loss and p(positive) of every text, one at a time, unpadded."""
     forward = jax.jit(functools.partial(MODEL.apply, deterministic=True))
     losses = []
     p_positive = []
@@ -37,7 +37,7 @@ def test_equals_a_plain_loop():
     positive = np.array(p_positive) > 0.5
     assert 0.1 < positive.mean() < 0.9
     for batch_size in (13, 64):  # 13: no batch is partial
-        found = score_reviews(CLASSIFIER, PARAMS, ENCODED, "test", batch_size=batch_size)
+        found = score_texts(CLASSIFIER, PARAMS, ENCODED, "test", batch_size=batch_size)
         assert found.scores["examples"] == 65
         assert found.scores["accuracy"] == np.mean(positive == (ENCODED.labels == 1))
         np.testing.assert_allclose(found.probabilities[:, 1], p_positive, atol=1e-6)

@@ -28,7 +28,7 @@ RATE = np.float32(0.5)
 
 
 def make_batch(valid=ROWS):
-    """Random reviews; those from the first `valid` on are padding."""
+    """Random texts; those from the first `valid` on are padding."""
     rng = np.random.default_rng(0)
     batch = {
         "token_ids": rng.integers(1, 40, (ROWS, 6)),

@@ -15,7 +15,7 @@ from sentiment_jax.training.objectives.objective import Batch, cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """Cross-entropy, times the weight of a review's class if classes have weights.
+    """Cross-entropy, times the weight of a text's class if classes have weights.
 
     Where a batch has `targets`, distributions over the classes, the cross-entropy is with these
     (distillation: Hinton et al., 2015, https://arxiv.org/abs/1503.02531).
@@ -56,7 +56,7 @@ class Classification:
         return losses, jnp.argmax(logits, axis=-1) == labels
 
 
-def balanced_weights(labels: Int32[np.ndarray, "reviews *labels"], classes: int) -> tuple[Any, ...]:
+def balanced_weights(labels: Int32[np.ndarray, "texts *labels"], classes: int) -> tuple[Any, ...]:
     """Return class weights inversely proportional to class frequencies; their mean is 1.
 
     As scikit-learn's "balanced", which requires that every class occurs. A label of -1, of a text

@@ -22,11 +22,11 @@ def contrastive_loss(
     labels: Int[Array, "batch *labels"],
     weights: Float[Array, " batch"],
 ) -> Float[Array, " batch"]:
-    """Return each review's loss, in nats: 0 if no other review of the batch has its labels.
+    """Return each text's loss, in nats: 0 if no other text of the batch has its labels.
 
-    The loss is the mean, over the other reviews with the same labels, of their negative
+    The loss is the mean, over the other texts with the same labels, of their negative
     log-probability under a softmax of the cosines with all others, divided by the temperature.
-    Where a review may have several labels, the same means all of them. Reviews of weight 0 do not
+    Where a text may have several labels, the same means all of them. Texts of weight 0 do not
     count, and classes have no weights.
     """
     features = features * jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-6)
@@ -34,7 +34,7 @@ def contrastive_loss(
     rows = weights > 0
     others = rows[:, None] & rows & ~jnp.eye(len(rows), dtype=bool)
     scores = jnp.where(others, cosines / TEMPERATURE, -jnp.inf)
-    # Without any other review, all scores are infinite, and so would be the gradient.
+    # Without any other text, all scores are infinite, and so would be the gradient.
     alone = ~jnp.any(others, axis=-1, keepdims=True)
     log_shares = nn.log_softmax(jnp.where(alone, 0.0, scores))
     same = labels[:, None] == labels[None]

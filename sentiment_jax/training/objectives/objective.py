@@ -74,7 +74,7 @@ def forward(
 
 
 def classify(model: nn.Module, params: Any, batch: Batch, dropout: Array | None) -> Array:
-    """Return the logits [batch, classes] of the reviews of a batch, packed or not."""
+    """Return the logits [batch, classes] of the texts of a batch, packed or not."""
     extent: Extent = batch["lengths"]
     if "segments" in batch:
         places = ("segments", "positions", "starts", "lengths")
@@ -83,7 +83,7 @@ def classify(model: nn.Module, params: Any, batch: Batch, dropout: Array | None)
 
 
 def classify_features(model: nn.Module, params: Any, batch: Batch, dropout: Array | None) -> Array:
-    """Return what the last layer, a dense one, reads of each review [batch, features]."""
+    """Return what the last layer, a dense one, reads of each text [batch, features]."""
     width = len(params["classifier"]["kernel"])
     # Of a network whose last layer is the identity, the features are the logits.
     identity = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}

@@ -1,1 +1,1 @@
-"""The tasks: classification of labeled reviews, several labels per review, pre-training."""
+"""The tasks: classification of labeled texts, several labels per text, pre-training."""

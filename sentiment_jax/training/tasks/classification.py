@@ -1,4 +1,4 @@
-"""Classification: learns from labeled reviews, and from texts that teachers label."""
+"""Classification: learns from labeled texts, and from texts that teachers label."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,13 +10,13 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import CLASSES, Config, join_names
 from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.dataset import Dataset
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.ngrams import unigrams
-from sentiment_jax.data.reviews import Reviews, is_rare, list_classes
+from sentiment_jax.data.texts import Texts, is_rare, list_classes
 from sentiment_jax.data.tokenization import unknown_id
-from sentiment_jax.data.unlabeled import unlabeled_reviews
+from sentiment_jax.data.unlabeled import unlabeled_texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.run_directory import RunDirectory, find_teachers
@@ -28,7 +28,7 @@ from sentiment_jax.training.experiment import (
     Task,
     Validation,
     make_tokenizer,
-    read_corpus,
+    read_dataset,
 )
 from sentiment_jax.training.lineage import warn_of_leakage
 from sentiment_jax.training.objectives.classification import Classification, balanced_weights
@@ -43,24 +43,24 @@ POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the classes' shares, to choose thresh
 
 
 def prepare(
-    config: Config, tokenizer: Tokenizer | None = None, corpus: Corpus | None = None
+    config: Config, tokenizer: Tokenizer | None = None, dataset: Dataset | None = None
 ) -> Experiment:
-    """Read and encode reviews, and the unlabeled text of students."""
-    corpus = corpus or read_corpus(config)
-    warn_of_leakage(config, corpus)
-    config = with_classes(config, corpus.splits["train"])
-    tokenizer = tokenizer or make_tokenizer(config, corpus)
+    """Read and encode texts, and the unlabeled text of students."""
+    dataset = dataset or read_dataset(config)
+    warn_of_leakage(config, dataset)
+    config = with_classes(config, dataset.splits["train"])
+    tokenizer = tokenizer or make_tokenizer(config, dataset)
     _check_teacher_classes(config)
-    splits = corpus.splits
+    splits = dataset.splits
     if config.data.teacher and "unlabeled" not in splits:  # the cross-validation of a fold reads it
-        splits = {**splits, "unlabeled": unlabeled_reviews(config.data, config.pretrain.text)}
+        splits = {**splits, "unlabeled": unlabeled_texts(config.data, config.pretrain.text)}
     classifier = make_classifier(config, tokenizer)
-    with terminal.progress_bar(sum(map(len, splits.values())), "encoding", unit="review") as bar:
+    with terminal.progress_bar(sum(map(len, splits.values())), "encoding", unit="text") as bar:
         encoded = {name: classifier.encode(split, bar.update) for name, split in splits.items()}
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
-    statistics = {**corpus.statistics, "truncated": truncated}
+    statistics = {**dataset.statistics, "truncated": truncated}
     if config.data.teacher:  # until they label the texts, which come last, the labels are -1
         labeled = encoded["train"]
         unlabeled = encoded.pop("unlabeled")
@@ -77,7 +77,7 @@ def prepare(
     return Experiment(
         **vars(classifier),
         task=CLASSIFICATION,
-        reviews=splits,
+        texts=splits,
         encoded=encoded,
         statistics=statistics,
     )
@@ -103,7 +103,7 @@ def make_train_step(experiment: Experiment) -> Wrapped:
 
 
 def fit(
-    labels: Int32[np.ndarray, " reviews"], probabilities: Float[np.ndarray, "reviews classes"]
+    labels: Int32[np.ndarray, " texts"], probabilities: Float[np.ndarray, "texts classes"]
 ) -> dict[str, Any]:
     """Return the temperature and, if a class is rare, thresholds that give it its due.
 
@@ -129,8 +129,8 @@ def fit(
 
 def score_held_out(
     experiment: Experiment,
-    labels: Int32[np.ndarray, "reviews *labels"],
-    probabilities: Float32[np.ndarray, "reviews classes"],
+    labels: Int32[np.ndarray, "texts *labels"],
+    probabilities: Float32[np.ndarray, "texts classes"],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the scores, with what the ranking reads, and what else result.json has."""
     config = experiment.config
@@ -143,9 +143,9 @@ def score_held_out(
 
 
 def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> Validation:
-    """Score the reviews that are held out."""
+    """Score the texts that are held out."""
     encoded = experiment.encoded["val"]
-    found = scoring.score_reviews(experiment, params, encoded, "validation", stop=stop)
+    found = scoring.score_texts(experiment, params, encoded, "validation", stop=stop)
     scores, more = score_held_out(experiment, encoded.labels, found.probabilities)
     scores["loss"] = found.scores["loss"]
     return Validation(scores, found.seconds, more, found.probabilities)
@@ -163,14 +163,14 @@ def describe_scores(config: Config, scores: Mapping[str, Any]) -> str:
 
 
 def describe(experiment: Experiment) -> None:
-    """Print classes, splits and where the reviews are from."""
+    """Print classes, splits and where the texts are from."""
     data = experiment.config.data
     statistics = experiment.statistics
     classes = experiment.classes
     if classes != CLASSES:
         numbered = list_classes([f"{name} ({number})" for number, name in enumerate(classes)])
         if data.between_labels:
-            numbered = f"{list_classes(classes)}; several per review, or none"
+            numbered = f"{list_classes(classes)}; several per text, or none"
         elif len(classes) == 2:
             numbered += f"; {classes[1]} is positive"
         print(f"{'labels':8} {numbered}")
@@ -186,20 +186,20 @@ def describe(experiment: Experiment) -> None:
         cut = "" if experiment.counts_ngrams else f", {cut} ({data.truncation})"
         print(
             f"{'data' if name == 'train' else '':8} {name:5} {statistics['reviews'][name]:>6,} "
-            f"reviews, {described}{cut}"
+            f"texts, {described}{cut}"
         )
     if data.teacher:
         print(f"{'':14} {statistics['unlabeled']:>6,} unlabeled, labeled by {data.teacher}")
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
     copies = ", ".join(f"{n} in {split}" for split, n in statistics["duplicates"].items())
     shared = statistics["shared"]["train_test"]
-    print(f"{'':8} duplicates: {copies}; test reviews also in train: {shared}")
+    print(f"{'':8} duplicates: {copies}; test texts also in train: {shared}")
     _warn_of_data(experiment)
 
 
 CLASSIFICATION = Task(
     pretrains=False,
-    unit="reviews",
+    unit="texts",
     prepare=prepare,
     make_objective=make_objective,
     make_train_step=make_train_step,
@@ -212,13 +212,13 @@ CLASSIFICATION = Task(
 )
 
 
-def with_classes(config: Config, reviews: Reviews) -> Config:
+def with_classes(config: Config, texts: Texts) -> Config:
     """Return a config that says if a class is rare, and names the classes but for 0 and 1."""
-    if reviews.rare:
+    if texts.rare:
         config = replace_settings(config, {"data.rare": True})
-    if config.data.labels or not reviews.named:
+    if config.data.labels or not texts.named:
         return config
-    return replace_settings(config, {"data.labels": join_names(reviews.classes)})
+    return replace_settings(config, {"data.labels": join_names(texts.classes)})
 
 
 def _check_teacher_classes(config: Config) -> None:
@@ -240,17 +240,17 @@ def _warn_of_data(experiment: Experiment) -> None:
         if experiment.thresholds:  # where a text may have several
             found = "occur more than once, with different sets of labels"
         terminal.warn_once(f"{contradictory:,} texts {found}")
-    for split in ("val",) if experiment.pool else ("val", "test"):  # a fold scores no test reviews
+    for split in ("val",) if experiment.pool else ("val", "test"):  # a fold scores no test texts
         shared = statistics["shared"][f"train_{split}"]
         total = statistics["reviews"][split]
         if 0 < total < 100 * shared:  # IMDB's test set: 0.4 %
             terminal.warn_once(
-                f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads"
+                f"{shared:,} of {total:,} {split} texts are in train too: their score misleads"
             )
     unknown = unknown_id(experiment.tokenizer)
     if (share := np.mean(experiment.encoded["train"].tokens == unknown)) > 0.5:
         terminal.warn_once(f"{share:.0%} of the training tokens are unknown")
-    texts = experiment.reviews["train"].texts
+    texts = experiment.texts["train"].texts
     if sentence := describe_vocabulary(experiment.config, experiment.tokenizer, texts):
         terminal.warn_once(sentence)
     if (size := len(unigrams(experiment.tokenizer))) < 50:

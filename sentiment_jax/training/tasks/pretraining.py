@@ -27,7 +27,7 @@ from jaxtyping import Array
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config
-from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.dataset import Dataset
 from sentiment_jax.data.encoding import WHOLE, Encoded, encode
 from sentiment_jax.data.tokenization import framing, special_tokens
 from sentiment_jax.errors import InputError, TooLittleText
@@ -40,7 +40,7 @@ from sentiment_jax.training.experiment import (
     Task,
     Validation,
     make_tokenizer,
-    read_corpus,
+    read_dataset,
 )
 from sentiment_jax.training.objectives import ngram_vectors
 from sentiment_jax.training.objectives.masked_language_modeling import (
@@ -57,15 +57,15 @@ FEWEST = 50  # known tokens of a split: of fewer, a mask or the subsampling may 
 
 
 def prepare(
-    config: Config, tokenizer: Tokenizer | None = None, corpus: Corpus | None = None
+    config: Config, tokenizer: Tokenizer | None = None, dataset: Dataset | None = None
 ) -> Experiment:
     """Gather the text and encode it in segments."""
-    corpus = corpus or read_corpus(config)
-    tokenizer = tokenizer or make_tokenizer(config, corpus)
+    dataset = dataset or read_dataset(config)
+    tokenizer = tokenizer or make_tokenizer(config, dataset)
     classifier = make_classifier(config, tokenizer)
-    splits = {name: corpus.splits[name] for name in ("train", "val")}
+    splits = {name: dataset.splits[name] for name in ("train", "val")}
     segments = {}
-    with progress_bar(sum(map(len, splits.values())), "encoding", unit="review") as bar:
+    with progress_bar(sum(map(len, splits.values())), "encoding", unit="text") as bar:
         for name, split in splits.items():
             encoded = encode(tokenizer, split, WHOLE, "head", bar.update)
             segments[name] = segment(tokenizer, encoded, config.data.max_length)
@@ -74,7 +74,7 @@ def prepare(
                 problem = f"{FEWEST} known tokens are needed, the {name} text has {known}"
                 raise TooLittleText(f"{problem}: add text, or lower data.min_frequency")
     return Experiment(
-        **vars(classifier), task=PRETRAINING, encoded=segments, statistics=corpus.statistics
+        **vars(classifier), task=PRETRAINING, encoded=segments, statistics=dataset.statistics
     )
 
 
@@ -140,7 +140,7 @@ def describe(experiment: Experiment) -> None:
     for name, encoded in experiment.encoded.items():
         kinds = statistics["counts"][name]
         print(
-            f"{'data' if name == 'train' else '':8} {name:5} {sum(kinds.values()):>6,} reviews, "
+            f"{'data' if name == 'train' else '':8} {name:5} {sum(kinds.values()):>6,} texts, "
             f"{kinds['unlabeled']:,} unlabeled: {len(encoded):,} segments of at most {length} "
             f"tokens, {len(encoded.token_ids):,} in all"
         )
@@ -171,7 +171,7 @@ PRETRAINING = Task(
 
 
 def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:
-    """Split whole reviews into segments of nearly equal length; labels number the segments."""
+    """Split whole texts into segments of nearly equal length; labels number the segments."""
     before, after = framing(tokenizer)
     room = max_length - len(before) - len(after)
     rows = []

@@ -19,7 +19,7 @@ from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.objective import Batch, cross_entropy
 from sentiment_jax.training.tasks.classification import CLASSIFICATION, make_objective
 
-FEW = 10  # validation reviews with a label, or without: too few to choose its threshold by
+FEW = 10  # validation texts with a label, or without: too few to choose its threshold by
 
 
 class BinaryCrossEntropy(Classification):
@@ -33,7 +33,7 @@ class BinaryCrossEntropy(Classification):
 
 
 def fit(
-    labels: Int[np.ndarray, "reviews labels"], probabilities: Float[np.ndarray, "reviews labels"]
+    labels: Int[np.ndarray, "texts labels"], probabilities: Float[np.ndarray, "texts labels"]
 ) -> dict[str, Any]:
     """Return the temperature of each label, and the threshold of its best F1 (.5 of FEW).
 
@@ -52,7 +52,7 @@ def fit(
 
 
 def prepare(*given: Any, **named: Any) -> Experiment:
-    """Read and encode reviews, as classification does."""
+    """Read and encode texts, as classification does."""
     return dataclasses.replace(CLASSIFICATION.prepare(*given, **named), task=SEVERAL_LABELS)
 
 
@@ -66,6 +66,6 @@ SEVERAL_LABELS = dataclasses.replace(
 
 
 def task_of(config: Any) -> Task:
-    """Return the task of learning from labeled reviews, by its config, which may be a recipe."""
+    """Return the task of learning from labeled texts, by its config, which may be a recipe."""
     several = config.data.label_separator or config.data.label_columns
     return SEVERAL_LABELS if several else CLASSIFICATION

@@ -21,7 +21,7 @@ VALID = 9
 
 
 def define(features, labels, weights):
-    """Equation 2 of Khosla et al. (2020), review by review, in float64."""
+    """Equation 2 of Khosla et al. (2020), text by text, in float64."""
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     valid = [i for i in range(len(labels)) if weights[i] > 0]
     losses = np.zeros(len(labels))

@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from sentiment_jax.data.reviews import (
+from sentiment_jax.data.texts import (
     KEPT,
-    Reviews,
+    Texts,
     fold_splits,
     is_blank,
     normalize_text,
@@ -46,19 +46,19 @@ def test_endless_texts_are_cut_to_their_ends(piece):
 
 def test_is_blank():
     blank = ["", " \t\n", "\ufeff", "<br /><br />", "&nbsp;", "NaN", " nan "]
-    assert all(map(is_blank, Reviews.from_texts(blank).texts))
+    assert all(map(is_blank, Texts.from_texts(blank).texts))
     assert not any(map(is_blank, ["0", "-", "nan bread", "😀", "none", "null"]))
 
 
 def test_reviews_carry_normalized_texts_and_their_hashes():
-    reviews = Reviews.from_texts(["good &amp; bad<br />", "cafe\u0301"], [1, 0], ["row 2", "row 3"])
+    reviews = Texts.from_texts(["good &amp; bad<br />", "cafe\u0301"], [1, 0], ["row 2", "row 3"])
     texts = ("good & bad", "café")
     hashes = [hashlib.sha256(text.encode()).hexdigest().encode() for text in texts]
     assert (reviews.texts, reviews.hashes.tolist()) == (texts, hashes)
     last = reviews.take(np.array([1]))
     assert (last.ids, last.texts, last.labels.tolist()) == (("row 3",), ("café",), [0])
     assert last.hashes.tolist() == hashes[1:]
-    unlabeled = Reviews.from_texts(texts)
+    unlabeled = Texts.from_texts(texts)
     assert unlabeled.ids == ("0", "1") and unlabeled.labels.tolist() == [0, 0]
 
 
@@ -66,13 +66,13 @@ def make_reviews(seed):
     """About 400 texts, many with one to three duplicates, 60 % of them positive."""
     rng = np.random.default_rng(seed)
     copies = rng.choice([1, 1, 1, 2, 4], 200)
-    texts = np.repeat([f"review {seed} {i}" for i in range(200)], copies)
+    texts = np.repeat([f"text {seed} {i}" for i in range(200)], copies)
     labels = np.repeat(rng.random(200) < 0.6, copies)
-    return Reviews.from_texts(texts.tolist(), labels.astype(int).tolist())
+    return Texts.from_texts(texts.tolist(), labels.astype(int).tolist())
 
 
 def held_out_texts(reviews, split):
-    """The texts held out; every review is on one side, its duplicates on the same."""
+    """The texts held out; every text is on one side, its duplicates on the same."""
     kept, held_out = split
     assert sorted([*kept, *held_out]) == list(range(len(reviews)))
     texts = {reviews.texts[i] for i in held_out}
@@ -119,8 +119,8 @@ def test_a_class_of_one_text_and_more_folds_than_texts_are_refused():
         ([1] * 6, 0.2, "0 negative"),
         ([1] * 6, 0.0, "0 negative"),
     ):
-        with pytest.raises(InputError, match=f"^{absent} reviews cannot be split: each class nee"):
-            stratified_split(Reviews.from_texts(texts, labels), fraction, seed=0)
+        with pytest.raises(InputError, match=f"^{absent} texts cannot be split: each class nee"):
+            stratified_split(Texts.from_texts(texts, labels), fraction, seed=0)
     refused = "class '{}' needs two different texts of its own"
     for more, labels, name in (
         ([], [0, 0, 0, 1, 1, 1], "positive"),
@@ -128,11 +128,11 @@ def test_a_class_of_one_text_and_more_folds_than_texts_are_refused():
         (["a"], [1, 0, 0, 0, 0, 0, 0], "positive"),
         (["a", "e", "f"], [0, 1, 1, 1, 1, 1, 1, 1, 1], "negative"),
     ):
-        reviews = Reviews.from_texts(texts + more, labels)
+        reviews = Texts.from_texts(texts + more, labels)
         with pytest.raises(InputError, match=refused.format(name)):
             fold_splits(reviews, 2, seed=0)
     with pytest.raises(InputError, match="data.folds=5 needs 5 different texts, there are 4"):
-        fold_splits(Reviews.from_texts(texts, [0, 1] * 3), 5, seed=0)
+        fold_splits(Texts.from_texts(texts, [0, 1] * 3), 5, seed=0)
 
 
 def test_sample_is_stratified_seeded_nested_and_blind_to_order():

@@ -1,6 +1,6 @@
 """From a source to the splits train, val and test, without leakage between them.
 
-To add a source, such as a database, write a reader like `table.read_reviews` in a file of its own,
+To add a source, such as a database, write a reader like `table.read_texts` in a file of its own,
 enter it in `READERS`, and allow its name for data.source in config/schema.py. A reader returns the
 training pool, the test set and, if the source has one of its own, the validation set, each in the
 source's order, or raises an InputError with file and row.
@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import CLASSES, DataConfig
 from sentiment_jax.config.stored import flatten
-from sentiment_jax.data import reviews
 from sentiment_jax.data.imdb import is_prepared, is_published, read_folder, read_tfds
-from sentiment_jax.data.table import CLASS_FOLDERS, FORMATS, read_reviews
+from sentiment_jax.data.table import CLASS_FOLDERS, FORMATS, read_texts
+from sentiment_jax.data.texts import Texts, stratified_sample, stratified_split
 
 SAMPLE = Path(__file__).with_name("sample.csv")
 SAMPLE_TABLE: dict[str, Any] = {
@@ -33,11 +33,11 @@ SAMPLE_TABLE: dict[str, Any] = {
     "test_path": "",
     "validation_path": "",
 }
-READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, ...]]] = {
+READERS: dict[str, Callable[[DataConfig], tuple[Texts, ...]]] = {
     "tfds": lambda data: read_tfds(data.path),
     "folder": lambda data: read_folder(data.path),
-    "csv": read_reviews,
-    "sample": lambda data: read_reviews(replace(data, **SAMPLE_TABLE)),
+    "csv": read_texts,
+    "sample": lambda data: read_texts(replace(data, **SAMPLE_TABLE)),
 }
 
 
@@ -59,35 +59,35 @@ def infer_source(config: ConfigDict) -> ConfigDict:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """Reviews of the splits train, val and test, and their statistics."""
+class Dataset:
+    """Texts of the splits train, val and test, and their statistics."""
 
-    splits: dict[str, reviews.Reviews]
+    splits: dict[str, Texts]
     statistics: dict[str, Any]
 
 
-def load_corpus(data: DataConfig) -> Corpus:
-    """Read and split the reviews; train and val do not depend on the order of the source.
+def load_dataset(data: DataConfig) -> Dataset:
+    """Read and split the texts; train and val do not depend on the order of the source.
 
     The statistics are JSON-able: source, data_hash, counts (per split and class), duplicates (per
-    split), shared (reviews of one split whose text is in another one), contradictory (texts whose
-    copies differ in their labels), reviews (per split).
+    split), shared (texts of one split whose text is in another one), contradictory (texts whose
+    copies differ in their labels), texts (per split).
     """
     pool, test, *validation = READERS[data.source](data)
-    pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
-    test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
+    pool = stratified_sample(pool, count=data.limit, seed=data.split_seed)
+    test = stratified_sample(test, count=data.test_limit, seed=data.split_seed)
     if validation:
         (val,) = validation
         val = val.take(np.lexsort((val.strata, val.hashes)))
-        return make_corpus(data.source, train=pool, val=val, test=test)
-    kept, held_out = reviews.stratified_split(
+        return make_dataset(data.source, train=pool, val=val, test=test)
+    kept, held_out = stratified_split(
         pool, data.held_out, seed=data.split_seed, grouped=data.group_duplicates
     )
-    return make_corpus(data.source, train=pool.take(kept), val=pool.take(held_out), test=test)
+    return make_dataset(data.source, train=pool.take(kept), val=pool.take(held_out), test=test)
 
 
-def make_corpus(source: str, **splits: reviews.Reviews) -> Corpus:
-    """Return splits with the statistics that `load_corpus` documents."""
+def make_dataset(source: str, **splits: Texts) -> Dataset:
+    """Return splits with the statistics that `load_dataset` documents."""
     hashes = {name: split.hashes for name, split in splits.items()}
     lines = []
     labels_of = defaultdict(set)
@@ -112,4 +112,4 @@ def make_corpus(source: str, **splits: reviews.Reviews) -> Corpus:
         },
         "contradictory": sum(len(labels) > 1 for labels in labels_of.values()),
     }
-    return Corpus(splits, statistics)
+    return Dataset(splits, statistics)

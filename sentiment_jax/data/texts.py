@@ -1,4 +1,4 @@
-"""Reviews, normalized and hashed once; stratified, seeded splits that keep duplicates together."""
+"""Texts, normalized and hashed once; stratified, seeded splits that keep duplicates together."""
 
 import codecs
 import hashlib
@@ -112,7 +112,7 @@ def is_blank(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Reviews:
+class Texts:
     """Normalized texts, the sha256 of each in hex, ids that name the source, labels.
 
     A label is a class, from 0. Where a text may have several, each row has a 0 or 1 per label.
@@ -120,8 +120,8 @@ class Reviews:
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
-    hashes: Shaped[np.ndarray, " reviews"]
-    labels: Int32[np.ndarray, "reviews *labels"]
+    hashes: Shaped[np.ndarray, " texts"]
+    labels: Int32[np.ndarray, "texts *labels"]
     classes: tuple[str, ...] = CLASSES  # the labels' names
     named: bool = False  # whether the source names them; else its labels are 0 and 1
 
@@ -129,11 +129,11 @@ class Reviews:
     def from_texts(
         cls,
         texts: Iterable[str],
-        labels: Sequence[int] | Int32[np.ndarray, "reviews *labels"] = (),
+        labels: Sequence[int] | Int32[np.ndarray, "texts *labels"] = (),
         ids: Iterable[str] = (),
         classes: tuple[str, ...] = CLASSES,
         named: bool = False,
-    ) -> "Reviews":
+    ) -> "Texts":
         """Normalize and hash raw texts; labels default to 0, ids to numbers from 0."""
         normal = tuple(map(normalize_text, texts))
         digests = [hashlib.sha256(text.encode()).hexdigest().encode() for text in normal]
@@ -155,8 +155,8 @@ class Reviews:
         return hashlib.sha256(self.hashes.tobytes()).hexdigest()
 
     @property
-    def members(self) -> Bool[np.ndarray, "reviews classes"]:
-        """Which classes, or labels, each review has."""
+    def members(self) -> Bool[np.ndarray, "texts classes"]:
+        """Which classes, or labels, each text has."""
         if self.labels.ndim == 2:
             return self.labels > 0
         return self.labels[:, None] == np.arange(len(self.classes))
@@ -167,12 +167,12 @@ class Reviews:
         return self.labels.ndim == 1 and is_rare(self.members.sum(axis=0))
 
     @property
-    def strata(self) -> Int64[np.ndarray, " reviews"]:
-        """A number per review, in the order of the labels, that equal labels have in common."""
+    def strata(self) -> Int64[np.ndarray, " texts"]:
+        """A number per text, in the order of the labels, that equal labels have in common."""
         return np.unique(self.labels, axis=0, return_inverse=True)[1].ravel()
 
-    def take(self, indices: Int64[np.ndarray, " kept"] | Bool[np.ndarray, " reviews"]) -> "Reviews":
-        """Return the reviews at these indices, in their order, or of a mask."""
+    def take(self, indices: Int64[np.ndarray, " kept"] | Bool[np.ndarray, " texts"]) -> "Texts":
+        """Return the texts at these indices, in their order, or of a mask."""
         rows = np.arange(len(self))[indices].tolist()
         return replace(
             self,
@@ -188,77 +188,73 @@ def is_rare(counts: Int64[np.ndarray, " classes"]) -> bool:
     return bool(2 * len(counts) * counts.min() < counts.sum())
 
 
-def stratified_split(
-    reviews: Reviews, fraction: float, *, seed: int, grouped: bool = True
-) -> Split:
+def stratified_split(texts: Texts, fraction: float, *, seed: int, grouped: bool = True) -> Split:
     """Hold out a share of each class, and with each text all its duplicates.
 
-    The share, in (0, 1), is rounded to whole reviews of a class, at least one; 0 holds out none.
+    The share, in (0, 1), is rounded to whole texts of a class, at least one; 0 holds out none.
     Ungrouped, duplicates fall on both sides (leakage, for comparison). Both returned indices are in
     the order of hash, label and occurrence. InputError: a class has too few different texts.
     """
-    order, groups, counts = _group(reviews, grouped)
-    texts = len(counts)
+    order, groups, counts = _group(texts, grouped)
+    number = len(counts)
     totals = counts.sum(axis=0)
     target = np.clip(np.round(fraction * totals), int(fraction > 0), np.maximum(totals - 1, 0))
-    if reviews.labels.ndim == 2:
+    if texts.labels.ndim == 2:
         held_out = _distribute(counts, np.array([totals - target, target]), seed) == 1
         short = (counts > 0).sum(axis=0) < 1 + (fraction > 0)
     else:
         missing = target
-        held_out = np.zeros(texts, bool)
-        for group in np.random.default_rng(seed).permutation(texts):
+        held_out = np.zeros(number, bool)
+        for group in np.random.default_rng(seed).permutation(number):
             if (counts[group] <= missing).all():
                 held_out[group] = True
                 missing = missing - counts[group]
         short = missing == target if fraction else totals == 0
     if short.any():
-        named = zip(totals, reviews.classes, short, strict=False)
+        named = zip(totals, texts.classes, short, strict=False)
         found = first_five([f"{total} {name}" for total, name, fails in named if fails])
-        raise InputError(f"{found} reviews cannot be split: each class needs two different texts")
+        raise InputError(f"{found} texts cannot be split: each class needs two different texts")
     rows = held_out[groups]
     return order[~rows], order[rows]
 
 
-def fold_splits(reviews: Reviews, count: int, *, seed: int, grouped: bool = True) -> list[Split]:
+def fold_splits(texts: Texts, count: int, *, seed: int, grouped: bool = True) -> list[Split]:
     """Hold out each of `count` folds in turn: classes in proportion, duplicates together.
 
     Proportions are of different texts. Order and `grouped` are those of `stratified_split`.
     InputError: fewer texts than folds, or all of a class in one fold.
     """
-    order, groups, counts = _group(reviews, grouped)
-    texts = len(counts)
-    if texts < count:
-        raise InputError(f"data.folds={count} needs {count} different texts, there are {texts}")
-    if reviews.labels.ndim == 2:
+    order, groups, counts = _group(texts, grouped)
+    number = len(counts)
+    if number < count:
+        raise InputError(f"data.folds={count} needs {count} different texts, there are {number}")
+    if texts.labels.ndim == 2:
         fold = _distribute(counts, np.tile(counts.sum(axis=0) / count, (count, 1)), seed)
     else:
-        label = np.zeros(texts, np.int32)
-        label[groups] = reviews.labels[order]
-        shuffled = np.random.default_rng(seed).permutation(texts)
-        fold = np.zeros(texts, np.int64)
-        fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(texts) % count
+        label = np.zeros(number, np.int32)
+        label[groups] = texts.labels[order]
+        shuffled = np.random.default_rng(seed).permutation(number)
+        fold = np.zeros(number, np.int64)
+        fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(number) % count
     fold_of = fold[groups]
-    for name, members in zip(reviews.classes, reviews.members[order].T, strict=True):
+    for name, members in zip(texts.classes, texts.members[order].T, strict=True):
         if len(np.unique(fold_of[members])) == 1:
             raise InputError(f"data.folds: class {name!r} needs two different texts of its own")
     return [(order[fold_of != number], order[fold_of == number]) for number in range(count)]
 
 
 def _group(
-    reviews: Reviews, grouped: bool
-) -> tuple[
-    Int64[np.ndarray, " reviews"], Int64[np.ndarray, " reviews"], Int64[np.ndarray, "texts _"]
-]:
-    """Return an order by hash and label, the number of each review's text in it, and counts.
+    texts: Texts, grouped: bool
+) -> tuple[Int64[np.ndarray, " texts"], Int64[np.ndarray, " texts"], Int64[np.ndarray, "texts _"]]:
+    """Return an order by hash and label, the number of each text's text in it, and counts.
 
-    These are of each text's reviews: in each class, and of several labels also in all.
+    These are of each text's copies: in each class, and of several labels also in all.
     """
-    order = np.lexsort((reviews.strata, reviews.hashes))
-    keys = reviews.hashes[order] if grouped else np.arange(len(order))
+    order = np.lexsort((texts.strata, texts.hashes))
+    keys = texts.hashes[order] if grouped else np.arange(len(order))
     groups = np.unique(keys, return_inverse=True)[1]
-    members = reviews.members[order]
-    if reviews.labels.ndim == 2:
+    members = texts.members[order]
+    if texts.labels.ndim == 2:
         members = np.column_stack([members, np.ones(len(order), bool)])
     counts = np.zeros((groups.max(initial=-1) + 1, members.shape[1]), np.int64)
     np.add.at(counts, groups, members)
@@ -287,16 +283,16 @@ def _distribute(
     return part
 
 
-def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:
-    """Choose `count` reviews, classes in proportion; a smaller count chooses a subset of a larger.
+def stratified_sample(texts: Texts, *, count: int, seed: int) -> Texts:
+    """Choose `count` texts, classes in proportion; a smaller count chooses a subset of a larger.
 
-    The choice does not depend on the order of the reviews, which is kept. A count of 0, or of more
+    The choice does not depend on the order of the texts, which is kept. A count of 0, or of more
     than there are, keeps all.
     """
-    if not 0 < count < len(reviews):
-        return reviews
-    strata = reviews.strata
-    order = np.random.default_rng(seed).permutation(np.lexsort((strata, reviews.hashes)))
+    if not 0 < count < len(texts):
+        return texts
+    strata = texts.strata
+    order = np.random.default_rng(seed).permutation(np.lexsort((strata, texts.hashes)))
     left = count
     size = len(order)
     chosen = []
@@ -306,4 +302,4 @@ def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:
         chosen.append(rows[:taken])
         left -= taken
         size -= len(rows)
-    return reviews.take(np.sort(np.concatenate(chosen)))
+    return texts.take(np.sort(np.concatenate(chosen)))

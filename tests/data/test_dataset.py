@@ -9,9 +9,9 @@ from reviews import refusal, write_csv, write_data
 from configs import lstm
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.corpus import READERS, infer_source, load_corpus
-from sentiment_jax.data.reviews import normalize_text
+from sentiment_jax.data.dataset import READERS, infer_source, load_dataset
 from sentiment_jax.data.table import FORMATS
+from sentiment_jax.data.texts import normalize_text
 
 TRAIN = [(f"{'good' if i % 2 else 'bad'} film number {i} &amp; more", i % 2) for i in range(100)]
 DUPLICATES = [(f"  {text}<br />", label) for text, label in TRAIN[:10]]  # once normalized
@@ -23,14 +23,14 @@ def load(tmp_path):
     """A function that reads and splits two tables."""
 
     def call(train=TRAIN + DUPLICATES, test=TEST, **settings):
-        return load_corpus(write_data(tmp_path, train, test, **settings))
+        return load_dataset(write_data(tmp_path, train, test, **settings))
 
     return call
 
 
 def test_splits_and_statistics(load):
-    corpus = load()
-    train, val, test = (corpus.splits[name] for name in ("train", "val", "test"))
+    dataset = load()
+    train, val, test = (dataset.splits[name] for name in ("train", "val", "test"))
     assert test.texts[:2] == ("a fine new film", "a dull new film")  # in the order of the file
     assert {*train.texts}.isdisjoint(val.texts)
     labels = [*train.labels, *val.labels]
@@ -38,7 +38,7 @@ def test_splits_and_statistics(load):
         (f"row {row}", normalize_text(text), label)
         for row, (text, label) in enumerate(TRAIN + DUPLICATES, start=2)
     )
-    statistics = json.loads(json.dumps(corpus.statistics))
+    statistics = json.loads(json.dumps(dataset.statistics))
     assert statistics["source"] == "csv" and len(statistics["data_hash"]) == 64
     assert statistics["counts"] == {
         "train": {"neg": 44, "pos": 44},
@@ -83,8 +83,8 @@ def test_data_hash_changes_with_any_text_label_and_split(load):
 
 def test_limits_and_fractions_keep_classes_in_proportion(load):
     load = functools.partial(load, limit=40, test_limit=2, validation_fraction=0.25)
-    corpus = load()
-    assert corpus.statistics["counts"] == {
+    dataset = load()
+    assert dataset.statistics["counts"] == {
         "train": {"neg": 15, "pos": 15},
         "val": {"neg": 5, "pos": 5},
         "test": {"neg": 1, "pos": 1},
@@ -107,11 +107,11 @@ def test_blank_rows_are_dropped_and_counted_if_they_are_few(
         expected = load(TRAIN[:-1], rows["test"]).statistics
     assert load(**rows).statistics == expected
     name = tmp_path / ("reviews.csv" if split == "train" else "test.csv")
-    shown = f"dropped  1 of {len(rows[split])} reviews in {name} without text {row}\n"
+    shown = f"dropped  1 of {len(rows[split])} texts in {name} without text {row}\n"
     assert capsys.readouterr().err == shown
     rows[split] = [*rows[split], (blank, 1)]
     message = refusal(name, load, **rows)
-    assert f"2 of {len(rows[split])} reviews" in message and "remove them, or name the" in message
+    assert f"2 of {len(rows[split])} texts" in message and "remove them, or name the" in message
 
 
 def test_sample_is_balanced_and_without_duplicates():
@@ -159,6 +159,8 @@ def test_a_validation_file_in_another_order_gives_the_same_split(tmp_path):
     splits = []
     for name, held_out in (("a", rows), ("b", rows[::-1])):
         path = write_csv(tmp_path / f"{name}.csv", held_out)
-        splits.append(load_corpus(DataConfig("csv", path=path, validation_path=path)).splits["val"])
+        splits.append(
+            load_dataset(DataConfig("csv", path=path, validation_path=path)).splits["val"]
+        )
     assert splits[0].texts_hash == splits[1].texts_hash
     assert splits[0].labels.tolist() == splits[1].labels.tolist()
