@@ -185,9 +185,9 @@ def test_training_on_a_table(tmp_path):
     """It enters as a CSV file in the run's folder: the run can be scored and resumed from there."""
     texts = ['=1+1, "quoted"', "two\r\nlines", "caf\u00e9", "x" * 200_000, " spaces "]
     texts += [f"a {('bad', 'good')[i % 2]} pan, number {i}" for i in range(55)]
-    own = pandas.DataFrame({"text": texts, "stars": 3, "opinion": 1.0}, index=range(100, 160))
+    own = pandas.DataFrame({"review": texts, "stars": 3, "opinion": 1.0}, index=range(100, 160))
     own.loc[::2, "opinion"] = 0.0
-    columns = {"text_column": "Text", "label_column": "opinion"}  # in any case
+    columns = {"text_column": "Review", "label_column": "opinion"}  # in any case
     # The same program, whatever the words.
     sizes = {"vocabulary_size": 10, "limit": 0, "test_limit": 0, "length_buckets": ()}
     own_data = {"source": "csv"}  # as in the recipes for it: the call names the reviews

@@ -187,9 +187,9 @@ def folder(tmp_path_factory):
         (folder / name).symlink_to(folder / "FOLDER")
     write_csv(folder / "reviews.csv", rows, header=("text", "label", "domain"))
     for name, written in {"own.csv": rows, "labeled.csv": rows[:9]}.items():
-        write_csv(folder / name, written, header=("text", "rating", "domain"))
+        write_csv(folder / name, written, header=("review", "rating", "domain"))
     (folder / "texts.txt").write_text("\n".join(texts))
-    (folder / "new.csv").write_text("text,page\nThe lid leaks.,7\nThe lid is superb.,8\n")
+    (folder / "new.csv").write_text("review,page\nThe lid leaks.,7\nThe lid is superb.,8\n")
     return folder
 
 

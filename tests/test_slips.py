@@ -34,8 +34,8 @@ SLIPS = {  # flags, the content of reviews.csv, the line
     "a separator of two characters": ("data.separator=::", table(), "'::', .* is one character"),
     "columns of other names": (
         "",
-        table("text,stars"),
-        NAMES.format("'text', 'stars'") + "=text --config.data.label_column=stars ",
+        table("review,stars"),
+        NAMES.format("'review', 'stars'") + "=review --config.data.label_column=stars ",
     ),
     "a column with a typing error": (
         "data.text_column=txt",
@@ -84,7 +84,7 @@ SLIPS = {  # flags, the content of reviews.csv, the line
     "more folds than texts": ("data.folds=200", table(), "needs 200 different texts, there are 48"),
     "percent": ("data.test_fraction=20", table(), "data.test_fraction=20.0 must be .* < 1"),
     "a number with a letter": ("epochs=3x", table(), "--config.epochs=3x: a whole number"),
-    "the table for the recipe": ("--config=reviews.csv", table(), "no recipe: .*data.path=texts"),
+    "the table for the recipe": ("--config=reviews.csv", table(), "no recipe: .*data.path=reviews"),
     "a short flag": (
         "--data=reviews.csv",
         table(),

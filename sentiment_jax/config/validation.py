@@ -85,6 +85,11 @@ def _data_problems(values: Mapping[str, Any]) -> Iterator[str]:
     if not values["pretrain.unlabeled"]:
         named = [name for name in ("pretrain.text", "data.teacher") if values[name]]
         yield from (f"pretrain.unlabeled=False leaves {name} out: set only one" for name in named)
+    yield from _label_problems(values)
+
+
+def _label_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Say what contradicts itself in the names and the form of labels."""
     labels = {*split_names(values["data.labels"])}
     positive = {*split_names(values["data.positive_labels"])}
     negative = {*split_names(values["data.negative_labels"])}
@@ -96,8 +101,8 @@ def _data_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"data.labels names {len(labels)}: 2 to {MOST_CLASSES:,} expected"
     several = split_names(values["data.label_columns"])
     separator = values["data.label_separator"]
-    if (labels or positive or separator or several) and source != "csv":
-        yield f"data.source={source} has labels of its own"
+    if (labels or positive or separator or several) and values["data.source"] != "csv":
+        yield f"data.source={values['data.source']} has labels of its own"
     if several and not 2 <= len({*several}) <= MOST_CLASSES:
         yield f"data.label_columns names {len({*several})}: 2 to {MOST_CLASSES:,} expected"
     if several and separator:

@@ -79,4 +79,6 @@ class AverageClassifier(nn.Module):
         total = jnp.sum(layers.embed_positions(embed, tokens) * valid[:, :, None], axis=1)
         precision = layers.product_precision("float32")
         dense = nn.Dense(self.classes, kernel_init=zeros, precision=precision, name="classifier")
-        return dense(total / jnp.sqrt(lengths)[:, None])
+        features = total / jnp.sqrt(lengths)[:, None]
+        self.sow(*layers.FEATURES, features)
+        return dense(features)

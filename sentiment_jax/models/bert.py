@@ -14,6 +14,7 @@ from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers, mean_state
 from sentiment_jax.models.layers import (
+    FEATURES,
     Extent,
     Lengths,
     Logits,
@@ -59,8 +60,9 @@ class BertClassifier(nn.Module):
             return self.head(self.pool(states, extent), deterministic)
         dense, dropout = classification_layers(self.config, deterministic)
         first = states[:, 0].astype(jnp.float32)
-        pooled = mean_state(states, extent) if how == "mean" else first
-        return dense(self.classes, name="classifier")(dropout(pooled))
+        features = dropout(mean_state(states, extent) if how == "mean" else first)
+        self.sow(*FEATURES, features)
+        return dense(self.classes, name="classifier")(features)
 
     def pool(self, states: States, extent: Extent) -> Pooled:
         """Return the first token's state."""

@@ -29,6 +29,7 @@ Positions = Int[Array, "batch chosen"] | None  # of the tokens to return states 
 States = Float[Array, "batch length hidden"]
 Pooled = Float[Array, "batch hidden"]
 Logits = Float[Array, "batch classes"]
+FEATURES = ("intermediates", "features")  # where a classifier sows what its last layer reads
 
 
 class Packing(NamedTuple):

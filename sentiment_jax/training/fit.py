@@ -121,8 +121,7 @@ def fit(
       run: where it begins, or resumes at the newest good checkpoint.
       experiment: the data that it learns from and validates on, and their network. It has no test
         split: `Experiment.without_test`.
-      cross_validated: what is recorded of the best epoch, if folds were trained before; then the
-        run has begun already.
+      cross_validated: what folds, trained after the run began, record of the best epoch.
       epochs: where it ends, if not at the experiment's.
       compile_seconds: those spent before, on steps that are taken here.
       tensorboard: write event files as well.
@@ -135,46 +134,49 @@ def fit(
     """
     assert "test" not in experiment.encoded, "a training is given no test split"
     first = first_params(run, experiment) if cross_validated else begin(run, experiment)
-    config = experiment.config
+    training, state, progress = _open(run, experiment, first, epochs or experiment.epochs)
+    first = dataclasses.replace(first, params=None)  # not twice in memory
+    progress = progress.replace(compile_seconds=progress.compile_seconds + compile_seconds)
+    if tensorboard and processes.is_main():
+        training.log.open_events(run.directory.tensorboard, run.cleanup)
+    console.describe_training(run.directory, experiment, training.epochs, progress, first.report)
+    if progress.step == 0 and probe.is_wanted(experiment, first.report):
+        state, progress = _start_from_probe(training, state, progress)
+    compiled: set[Any] = set()  # shapes of the steps' tokens
+    patience = experiment.config.early_stopping_patience
+    while progress.epochs_done < training.epochs and not progress.has_stopped(patience):
+        if experiment.config.optimizer.takes_steps:
+            state, progress = _train_epoch(training, state, progress, compiled)
+        elif not progress.step:  # else a signal came in its validation
+            state, progress = _fit_classifier(training, state, progress)
+        progress = _validate_epoch(training, state, progress, cross_validated or {}, after_epoch)
+    best = progress.best and progress.best["step"]
+    if best not in training.checkpoints.steps:
+        problem = f"the best checkpoint (step {best}) is not in {run.directory.checkpoints}"
+        raise RunError(f"{problem}; --fresh trains again")
+    return Fitted(progress, training.checkpoints, training.log, run.stop)
+
+
+def _open(
+    run: Run, experiment: Experiment, first: FirstParams, epochs: int
+) -> tuple[Training, TrainState, Progress]:
+    """Return the newest good checkpoint's state and progress, or those before the first step."""
     with progress_bar(None, "preparing the model"):
         checkpoints = open_checkpoints(run.directory)
         state, progress, records = (
             restore(experiment, checkpoints) if checkpoints.steps else _start(experiment, first)
         )
-        first = dataclasses.replace(first, params=None)  # not twice in memory
-    progress = progress.replace(compile_seconds=progress.compile_seconds + compile_seconds)
+    steps = experiment.epochs * experiment.steps_per_epoch
     training = Training(
         run=run,
         experiment=experiment,
         checkpoints=checkpoints,
         log=MetricsLog(run.directory.metrics, records),
         train_step=experiment.task.make_train_step(experiment),
-        learning_rate=make_schedule(
-            config.optimizer, experiment.epochs * experiment.steps_per_epoch
-        ),
-        epochs=epochs or experiment.epochs,
+        learning_rate=make_schedule(experiment.config.optimizer, steps),
+        epochs=epochs,
     )
-    compiled: set[Any] = set()  # shapes of the steps' tokens
-    if tensorboard and processes.is_main():
-        training.log.open_events(run.directory.tensorboard, run.cleanup)
-    console.describe_training(run.directory, experiment, training.epochs, progress, first.report)
-    if progress.step == 0 and probe.is_wanted(experiment, first.report):
-        state, progress = _start_from_probe(training, state, progress)
-    while progress.epochs_done < training.epochs and not progress.has_stopped(
-        config.early_stopping_patience
-    ):
-        if config.optimizer.takes_steps:
-            state, progress = _train_epoch(training, state, progress, compiled)
-        elif not progress.step:  # else a signal came in its validation
-            state, progress = _fit_classifier(training, state, progress)
-        progress = _validate_epoch(training, state, progress, cross_validated or {}, after_epoch)
-    best = progress.best
-    if best is None or best["step"] not in checkpoints.steps:
-        raise RunError(
-            f"the best checkpoint (step {best and best['step']}) is not in "
-            f"{run.directory.checkpoints}; --fresh trains again"
-        )
-    return Fitted(progress, checkpoints, training.log, run.stop)
+    return training, state, progress
 
 
 def _start(

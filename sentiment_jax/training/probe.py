@@ -26,7 +26,7 @@ from sentiment_jax.training import linear_model, scoring
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.linear_model import Rows
 from sentiment_jax.training.metrics import score_probabilities
-from sentiment_jax.training.objectives.objective import Batch, classify_features
+from sentiment_jax.training.objectives.objective import Batch, classify_with_features
 
 C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to choose from
 FOLDS = 5
@@ -118,7 +118,7 @@ def compute_features(
 @functools.lru_cache(maxsize=8)
 def _make_feature_step(model: nn.Module) -> Wrapped:
     def feature_step(params: Any, batch: Batch) -> Array:
-        return classify_features(model, params, batch, None)
+        return classify_with_features(model, params, batch, None)[1]
 
     return jax.jit(feature_step)
 

@@ -98,7 +98,7 @@ def test_malformed_csv_names_file_and_row(tmp_path):
     for raw, expected in (
         (b"", "the file is empty"),
         (b"text,label\n", "no texts"),
-        (b"text\tstars\na\t1\n", "'text': its columns are 'text', 'stars'; name yours by --c"),
+        (b"review\tstars\na\t1\n", "'text': its columns are 'review', 'stars'; name yours by --c"),
         (b"Good.\nA dull film.\n", "first line is a header like text,label, and each further"),
         (b"text,label\n1,a\n2.5,b\n", "column 'text': the texts are numbers: name another"),
         (b'text,label\n"a "good" film",1\n', "after row 1: ',' expected after '\"': check or doub"),
@@ -192,7 +192,7 @@ def test_an_only_column_is_read_whatever_its_header(capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: x.csv has no column 'text'") and "'Great film'" in line
     assert read_table(b"text\na, b\n", "x.tsv", ["text"]).texts == [["a, b"]]
-    for header in (b"text;label", b"text\tlabel", b'"text,label"'):
+    for header in (b"review;label", b"review\tlabel", b'"review,label"'):
         refuses("x.csv needs one column 'text'", read_table, header + b"\na;1\n", "x.csv", ["text"])
     refuses("its columns are 'text'", read_table, b"text\ngood\n", "x.csv", ["text", "label"])
     assert capsys.readouterr().err == ""

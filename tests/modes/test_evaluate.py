@@ -77,7 +77,7 @@ def test_predictions_are_written_beside_the_labels_where_asked(finished, tmp_pat
         (["--input=-"], "--input names a file"),
         (["--input={}", "--split=val"], "goes without --split"),
         (["--input=absent.csv"], "cannot read the table absent.csv"),
-        (["--input={}", "--text_column=text"], "needs one column 'text'"),
+        (["--input={}", "--text_column=review"], "needs one column 'review'"),
     ],
 )
 def test_what_cannot_be_scored_gets_one_line(finished, tmp_path, refused, flags, problem):
@@ -88,8 +88,8 @@ def test_what_cannot_be_scored_gets_one_line(finished, tmp_path, refused, flags,
 
 def test_each_row_counts_once_and_a_foreign_label_drops_its_own_alone(finished, tmp_path, capsys):
     rows = [*ROWS, ("So so.", "neutral")]
-    file = write_csv(tmp_path / "a.csv", rows, header=("text", "rating"))
-    source = TextSource(file=file, column="text")
+    file = write_csv(tmp_path / "a.csv", rows, header=("review", "rating"))
+    source = TextSource(file=file, column="review")
     assert evaluate_file([finished], source, None, "rating")["examples"] == 3
     assert f"dropped  1 of 4 texts in {file}, labeled neutral (1)" in capsys.readouterr().err
 

@@ -46,9 +46,9 @@ def test_predict_is_evaluate(model, finished):
 
 def test_new_texts_may_have_the_encoding_of_the_run(tmp_path):
     path = tmp_path / "new.csv"
-    path.write_bytes(b"text\ncaf\xe9\n")
-    data = DataConfig(text_column="text", encoding="cp1252")
-    for column in (None, "text"):
+    path.write_bytes(b"review\ncaf\xe9\n")
+    data = DataConfig(text_column="review", encoding="cp1252")
+    for column in (None, "review"):
         assert TextSource(file=str(path), column=column).read(data).texts == [["caf\xe9"]]
 
 
@@ -90,7 +90,7 @@ def test_a_fifo_can_be_the_input(tmp_path):
 
 def test_bad_files_are_refused_with_the_place(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"good\ncaf\xe9\n")
-    (tmp_path / "a.TSV").write_bytes(b"id,text\n1,good\n")
+    (tmp_path / "a.TSV").write_bytes(b"id,review\n1,good\n")
     for name, message in {
         "a.txt": "a.txt, line 2: byte 0xe9 is not UTF-8",  # tests/data/test_table.py has more
         "a.TSV": "needs one column 'text': its columns are 'id",
@@ -104,13 +104,13 @@ def test_bad_files_are_refused_with_the_place(tmp_path):
 @pytest.mark.parametrize(
     "raw",
     [
-        b"id;text;n\r\n-1;a good film;=1+1\r\n2;;\r\n",
-        b'{"id": -1, "text": "a good film", "n": "=1+1"}\n{"id": 2, "text": null}\n',
+        b"id;review;n\r\n-1;a good film;=1+1\r\n2;;\r\n",
+        b'{"id": -1, "review": "a good film", "n": "=1+1"}\n{"id": 2, "review": null}\n',
     ],
 )
 def test_predictions_follow_the_cells_of_the_input(model, tmp_path, capsys, name, raw):
     (tmp_path / "in").write_bytes(raw)
-    table = TextSource(file=str(tmp_path / "in"), column="text").read(DataConfig())
+    table = TextSource(file=str(tmp_path / "in"), column="review").read(DataConfig())
     predict_table([model], table)
     printed = list(csv.reader(capsys.readouterr().out.splitlines()[1:]))
     predict_table([model], table, tmp_path / name)
@@ -118,7 +118,7 @@ def test_predictions_follow_the_cells_of_the_input(model, tmp_path, capsys, name
     assert shown == f"wrote {tmp_path / name}: 2 predictions\n"
     assert errors.startswith("warning: 1 of 2 texts")
     written = read_table((tmp_path / name).read_bytes(), name, COLUMNS)
-    assert written.columns == ["id", "text", "n", *COLUMNS]
+    assert written.columns == ["id", "review", "n", *COLUMNS]
     cells = [line[:3] for line in written.cells]
     if name == "out.jsonl":  # values, as they were
         values = [[int(row), int(label), float(p), warning] for row, label, p, warning in printed]

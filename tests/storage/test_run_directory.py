@@ -156,7 +156,7 @@ def test_a_link_to_a_runs_own_file_is_no_output_and_a_hard_link_is_replaced(
     written, modes, tmp_path
 ):
     before = runs.contents_without_lock(written)
-    for name in ("run/reviews.csv", "run/folds.deleted", "cv/Texts.CSV", "sweep/final/x"):
+    for name in ("run/reviews.csv", "run/folds.deleted", "cv/Reviews.CSV", "sweep/final/x"):
         link = tmp_path / f"{name.replace('/', '-')}.csv"
         link.symlink_to(written / name)
         for mode in ("predict", "evaluate", "export", "report", "train"):

@@ -11,7 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sentiment_jax.training.objectives.objective import Batch, classify, classify_features
+from sentiment_jax.training.objectives.objective import (
+    Batch,
+    classify,
+    classify_with_features,
+)
 
 TEMPERATURE = 0.1
 EXACT = jax.lax.Precision.HIGHEST
@@ -46,14 +50,9 @@ def contrastive_loss(
 def classify_and_contrast(
     model: nn.Module, params: Any, batch: Batch, dropout: Array | None, weight: float
 ) -> tuple[Array, dict[str, Array]]:
-    """Return the logits [batch, classes] and, if it has a weight, the sum of the contrastive loss.
-
-    The features are what the last layer reads.
-    """
+    """Return the logits [batch, classes] and, with a weight, the sum of the contrastive loss."""
     if not weight:
         return classify(model, params, batch, dropout), {}
-    features = classify_features(model, params, batch, dropout)
-    last = params["classifier"]
-    logits = jnp.matmul(features, last["kernel"], precision=EXACT) + last["bias"]
+    logits, features = classify_with_features(model, params, batch, dropout)
     losses = contrastive_loss(features, batch["labels"], batch["weights"])
     return logits, {"contrastive": weight * jnp.sum(losses)}

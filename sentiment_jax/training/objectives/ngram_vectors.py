@@ -139,9 +139,8 @@ class NgramVectors:
     ) -> tuple[Array, Array, dict[str, Array]]:
         """Update paragraph vectors by the kept words and, given a rate, the words' embeddings.
 
-        Returns:
-          The table, the paragraph vectors and, given a rate, sums over the words, each taken before
-          its update.
+        Return the table, the paragraph vectors and, given a rate, sums over the words, each taken
+        before its update.
         """
         rows, places = kept.shape
         samples = self.noise_samples
@@ -150,9 +149,7 @@ class NgramVectors:
             samples = max(samples, 2 * rows)
             sums = {name: jnp.zeros(()) for name in STEP_SUMS}
         each = -(-jnp.sum(kept, axis=1) // self.at_once)  # updates of a row
-        order = jnp.where(kept, jnp.cumsum(kept, axis=1) - 1, places)
-        ids = jnp.zeros((rows, places + 1), jnp.int32)  # the kept words of a row come first
-        ids = ids.at[jnp.arange(rows)[:, None], order].set(jnp.where(kept, token_ids, 0))
+        ids = _kept_first(token_ids, kept)
 
         def update(number: Array, carry: tuple[Array, Array, dict[str, Array]]) -> Any:
             table, texts, sums = carry
@@ -267,3 +264,13 @@ def sampled_losses(
     """
     total = jax.nn.logsumexp(noise, axis=-1, keepdims=True)
     return jnp.logaddexp(total, targets) - targets - math.log(noise.shape[-1] + 1)
+
+
+def _kept_first(
+    token_ids: Int[Array, "batch words"], kept: Chosen
+) -> Int[Array, "batch words_and_one"]:
+    """Return rows that begin with their kept words; zeros follow."""
+    rows, places = kept.shape
+    order = jnp.where(kept, jnp.cumsum(kept, axis=1) - 1, places)
+    ids = jnp.zeros((rows, places + 1), jnp.int32)
+    return ids.at[jnp.arange(rows)[:, None], order].set(jnp.where(kept, token_ids, 0))

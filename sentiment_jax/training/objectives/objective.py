@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Num
 
-from sentiment_jax.models.layers import Extent, Packing
+from sentiment_jax.models.layers import FEATURES, Extent, Packing
 
 Batch = dict[str, Array]  # token_ids, lengths, labels, weights, and targets if there are any
 
@@ -61,30 +61,37 @@ def forward(
     extent: Extent,
     *inputs: Any,
     dropout: Array | None = None,
+    mutable: Any = False,
 ) -> Any:
     """Apply a model to a batch; `dropout` is a key, or None for no dropout.
 
     `extent` has the lengths of the texts, or their packing; `inputs` are what a pre-training
-    network takes besides.
+    network takes besides; `mutable` names collections to return beside the outputs.
     """
     rngs = {} if dropout is None else {"dropout": dropout}
-    return model.apply(
-        {"params": params}, token_ids, extent, *inputs, deterministic=dropout is None, rngs=rngs
-    )
+    given = (token_ids, extent, *inputs)
+    plain = dropout is None
+    return model.apply({"params": params}, *given, deterministic=plain, rngs=rngs, mutable=mutable)
 
 
 def classify(model: nn.Module, params: Any, batch: Batch, dropout: Array | None) -> Array:
     """Return the logits [batch, classes] of the texts of a batch, packed or not."""
-    extent: Extent = batch["lengths"]
-    if "segments" in batch:
-        places = ("segments", "positions", "starts", "lengths")
-        extent = Packing(**{name: batch[name] for name in places})
-    return forward(model, params, batch["token_ids"], extent, dropout=dropout)
+    return forward(model, params, batch["token_ids"], _extent(batch), dropout=dropout)
 
 
-def classify_features(model: nn.Module, params: Any, batch: Batch, dropout: Array | None) -> Array:
-    """Return what the last layer, a dense one, reads of each text [batch, features]."""
-    width = len(params["classifier"]["kernel"])
-    # Of a network whose last layer is the identity, the features are the logits.
-    identity = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
-    return classify(model.clone(classes=width), {**params, "classifier": identity}, batch, dropout)
+def classify_with_features(
+    model: nn.Module, params: Any, batch: Batch, dropout: Array | None
+) -> tuple[Array, Array]:
+    """Return the logits, and what the last layer reads of each text [batch, features]."""
+    logits, variables = forward(
+        model, params, batch["token_ids"], _extent(batch), dropout=dropout, mutable=FEATURES[:1]
+    )
+    collection, name = FEATURES
+    return logits, variables[collection][name][0]
+
+
+def _extent(batch: Batch) -> Extent:
+    if "segments" not in batch:
+        return batch["lengths"]
+    places = ("segments", "positions", "starts", "lengths")
+    return Packing(**{name: batch[name] for name in places})

@@ -12,7 +12,7 @@ import pytest
 from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.contrastive import TEMPERATURE, contrastive_loss
-from sentiment_jax.training.objectives.objective import classify, classify_features
+from sentiment_jax.training.objectives.objective import classify, classify_with_features
 from sentiment_jax.training.steps import create_state, make_train_step
 from sentiment_jax.training.tasks.several_labels import BinaryCrossEntropy
 
@@ -90,7 +90,7 @@ def test_training_minimizes_both_losses_and_logs_the_cross_entropy(objective, po
     @functools.partial(jax.value_and_grad, has_aux=True)
     def both(params):
         plain = objective()(model, params, batch, key)
-        features = classify_features(model, params, batch, key)
+        _, features = classify_with_features(model, params, batch, key)
         rows = batch["weights"] * (np.arange(ROWS) != 3)
         losses = contrastive_loss(features, batch["labels"], rows)
         return plain["loss"] + 3.0 * losses.sum(), plain
@@ -113,7 +113,7 @@ def test_the_features_are_what_the_last_layer_reads():
     batch = make_batch(several=False)
     last = params["classifier"]
     for dropout in (None, golden.key(0)):
-        logits = classify(model, params, batch, dropout)
-        features = classify_features(model, params, batch, dropout)
+        logits, features = classify_with_features(model, params, batch, dropout)
+        np.testing.assert_array_equal(logits, classify(model, params, batch, dropout))
         found = features @ last["kernel"] + last["bias"]
         np.testing.assert_allclose(found, logits, atol=1e-5)
