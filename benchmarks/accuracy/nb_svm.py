@@ -13,13 +13,13 @@ and on all labeled reviews, and scored once on the test set.
 import argparse
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sklearn
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float64, Int32
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
@@ -27,7 +27,8 @@ from sklearn.svm import LinearSVC
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.dataset import load_dataset
-from sentiment_jax.data.encoding import WHOLE, Encoded, encode
+from sentiment_jax.data.encoding import WHOLE, encode
+from sentiment_jax.data.ngrams import ngram_keys
 from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.storage.files import write_json
@@ -51,27 +52,6 @@ class Choice:
     def __str__(self) -> str:
         words = f"1- to {self.order}-grams, {self.classifier}"
         return f"{words}, C={self.cost:g}, beta={self.mixture:g}"
-
-
-def find_ngrams(
-    encoded: Encoded, words: int, order: int
-) -> tuple[Int64[np.ndarray, " ngrams"], Int64[np.ndarray, " ngrams"]]:
-    """Return every n-gram of 1 to `order` words as a number, and the index of its review.
-
-    Token ids, none of them 0, are the digits of that number in base `words`.
-    """
-    ids = encoded.token_ids
-    review = np.repeat(np.arange(len(encoded)), encoded.lengths)
-    number = np.zeros(len(ids), np.int64)
-    numbers = []
-    rows = []
-    for n in range(order):
-        starts = len(ids) - n
-        number = number[:starts] * words + ids[n:]
-        inside = review[:starts] == review[n:]
-        numbers.append(number[inside])
-        rows.append(review[:starts][inside])
-    return np.concatenate(numbers), np.concatenate(rows)
 
 
 def log_count_ratios(
@@ -107,8 +87,13 @@ class Features:
         return self._scale(self._matrix(rows[known], columns[known], len(reviews)))
 
     def _find(self, reviews: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """Return every n-gram as a number, and the index of its review."""
         encoded = encode(self.tokenizer, reviews, WHOLE, "head")
-        return find_ngrams(encoded, self.tokenizer.get_vocab_size(), self.order)
+        ids, base = encoded.token_ids, self.tokenizer.get_vocab_size()
+        orders = range(1, self.order + 1)
+        numbers = np.array([ngram_keys(ids, encoded.offsets, n, base) for n in orders])
+        rows = np.broadcast_to(np.repeat(np.arange(len(reviews)), encoded.lengths), numbers.shape)
+        return numbers[numbers >= 0], rows[numbers >= 0]
 
     def _matrix(self, rows: np.ndarray, columns: np.ndarray, count: int) -> sparse.csr_matrix:
         """Return a matrix that is 1 if a review has an n-gram, however often."""
@@ -145,44 +130,36 @@ def score(
     return scores
 
 
-def try_all(
-    train: Texts, val: Texts, orders: Sequence[int], costs: Mapping[str, Sequence[float]]
-) -> Iterator[tuple[Choice, dict[str, Any]]]:
+def try_all(train: Texts, val: Texts) -> Iterator[tuple[Choice, dict[str, Any]]]:
     """Yield each choice with its scores on validation."""
-    for order in orders:
+    for order in ORDERS:
         features = Features(train, order)
         rows = features.of(val)
-        for classifier, cost in ((name, cost) for name in costs for cost in costs[name]):
+        for classifier, cost in ((name, cost) for name in COSTS for cost in COSTS[name]):
             trained = fit(features, train.labels, Choice(order, classifier, cost))
             for mixture in MIXTURES:
                 choice = Choice(order, classifier, cost, mixture)
                 yield choice, score(trained, rows, val.labels, choice)
 
 
-class Clock:
-    """CPU seconds of all threads, and wall time, since the clock was made."""
-
-    def __init__(self) -> None:
-        self.start = time.process_time(), time.perf_counter()
-
-    def read(self) -> dict[str, float]:
-        """Return both."""
-        cpu, wall = self.start
-        seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-        return {f"{name}_seconds": round(spent, 1) for name, spent in seconds.items()}
+def clock() -> Callable[[], dict[str, float]]:
+    """Return a function: CPU seconds of all threads, and wall time, since this call."""
+    clocks = {"cpu_seconds": time.process_time, "wall_seconds": time.perf_counter}
+    start = {name: now() for name, now in clocks.items()}
+    return lambda: {name: round(now() - start[name], 1) for name, now in clocks.items()}
 
 
 def train_and_test(choice: Choice, train: Texts, others: dict[str, Texts]) -> dict[str, Any]:
     """Train a choice; return its scores on other reviews and both times."""
-    clock = Clock()
+    seconds = clock()
     features = Features(train, choice.order)
     trained = fit(features, train.labels, choice)
     result: dict[str, Any] = {"choice": dataclasses.asdict(choice), "reviews": len(train)}
-    result |= {"ngrams": len(features.ngrams), "training": clock.read()}
-    clock = Clock()
+    result |= {"ngrams": len(features.ngrams), "training": seconds()}
+    seconds = clock()
     for name, reviews in others.items():
         result[name] = score(trained, features.of(reviews), reviews.labels, choice)
-    return {**result, "scoring": clock.read()}
+    return {**result, "scoring": seconds()}
 
 
 def main() -> None:
@@ -194,12 +171,12 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     dataset = load_dataset(DataConfig(source="tfds", path=given.data_dir))
     train, val, test = (dataset.splits[name] for name in ("train", "val", "test"))
-    clock = Clock()
+    seconds = clock()
     tried = []
-    for choice, scores in try_all(train, val, ORDERS, COSTS):
+    for choice, scores in try_all(train, val):
         tried.append((choice, scores))
         print(f"{choice}: {scores['accuracy']:.4f} on {len(val):,}", flush=True)
-    choosing = clock.read()
+    choosing = seconds()
     every = Texts.from_texts([*train.texts, *val.texts], [*train.labels, *val.labels])
     results = []
     for name in COSTS:
@@ -208,11 +185,8 @@ def main() -> None:
         results.append(train_and_test(best, train, {"val": val, "test": test}))
         results.append(train_and_test(best, every, {"test": test}))
     for result in results:
-        scores = result["test"]
-        seconds = result["training"]["cpu_seconds"]
-        trained = f"trained on {result['reviews']:,} in {seconds} CPU seconds"
-        tested = f"test {scores['accuracy']:.4f} on {scores['examples']:,}"
-        print(f"{Choice(**result['choice'])}, {trained}: {tested}")
+        trained = f"on {result['reviews']:,} in {result['training']['cpu_seconds']} CPU seconds"
+        print(f"{Choice(**result['choice'])}, {trained}: {result['test']}")
     from sentiment_jax.storage.run_directory import describe_environment  # it starts JAX
 
     environment = describe_environment()

@@ -11,26 +11,21 @@ The others come within 100 ms of the appearance of a certain file: the stages of
 
 import argparse
 import collections
-import datetime
 import math
 import os
-import platform
 import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-
-from benchmarks.reliability import comparing
+from benchmarks.reliability import comparing, soaks
 from sentiment_jax.storage.checkpoints import MANIFEST
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import RunDirectory, describe_environment
+from sentiment_jax.storage.run_directory import RunDirectory
 
 SMALL = [
     *("--config=configs/lstm.py:sample", "--config.log_every=1", "--config.checkpoint_every=4"),
@@ -208,13 +203,13 @@ def phase(directory: Path, pid: int) -> str:
     return f"sweep: {where_it_landed((set(runs) - set(ended)).pop(), pid)}"
 
 
-def finished_runs(directory: Path) -> dict:
+def finished_runs(directory: Path) -> dict[Path, tuple[bytes, int]]:
     """Return the files of a sweep's finished runs, without their locks."""
     runs = [path.parent for path in directory.glob("**/result.json")]
-    files = [(path, f) for run in runs for path, f in comparing.contents(run).items()]
     return {
-        path: f
-        for path, f in files
+        path: file
+        for run in runs
+        for path, file in comparing.contents(run).items()
         if path.name not in ("lock", "log.txt")
         and not {"folds", "checkpoints"} <= {*path.parts}  # which a fold keeps only for a while
     }
@@ -228,78 +223,69 @@ KINDS = {
 }
 
 
-def soak(
-    kills: int, seed: int, kinds: list[str], root: Path
-) -> tuple[list[tuple[str, str]], int, str]:
-    """Return (aim, phase) of every kill, the number of ended runs and sweeps, and the failure."""
-    rng = random.Random(seed)
-    durations = {}
-    for name in kinds:
-        arguments, _ = KINDS[name]
-        for _ in range(2):  # the second finds compiled programs, like all later ones
-            shutil.rmtree(root / name, ignore_errors=True)
-            process = start(arguments, root / name)
-            begun = time.time_ns()
-            wait_for(process, lambda b=begun, n=name: has_begun(root / n, b))
-            clock = time.monotonic()
-            output, _ = process.communicate()
-            durations[name] = time.monotonic() - clock
-        if process.returncode:
-            return [], 0, output
-    landed = []
-    ended = 0
-    began = time.monotonic()
-    while len(landed) < kills:
-        name = kinds[ended % len(kinds)]
-        arguments, moments = KINDS[name]
-        workdir = root / f"{name}-{ended}"
-        own = 0
-        left = durations[name]
-        kept: dict = {}
-        while True:
-            process = start(arguments, workdir)
-            aim = ""
-            had = 0.0
-            if own < KILLS_EACH and len(landed) < kills:
-                aim, had = kill_somewhere(process, workdir, moments, left, rng)
-            output, _ = process.communicate()
-            now = finished_runs(workdir)
-            if changed := [path for path, file in kept.items() if now.get(path) != file]:
-                return landed, ended, f"a finished run's {changed[0]} was touched"
-            kept = now
-            if not aim:
-                break
-            own += 1
-            left = max(left - had, durations[name] / 4)
+def measure(name: str, workdir: Path) -> float:
+    """Run a command undisturbed; return its seconds after the start-up."""
+    for _ in range(2):  # the second finds compiled programs, like all later ones
+        shutil.rmtree(workdir, ignore_errors=True)
+        begun = time.time_ns()
+        process = start(KINDS[name][0], workdir)
+        wait_for(process, lambda begun=begun: has_begun(workdir, begun))
+        clock = time.monotonic()
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    return time.monotonic() - clock
+
+
+def attack(
+    name: str, workdir: Path, seconds: float, kills: int, rng: random.Random
+) -> tuple[list[tuple[str, str]], str]:
+    """Kill a command, start it again and so on; return (aim, phase) of each kill, and a failure."""
+    arguments, moments = KINDS[name]
+    landed: list[tuple[str, str]] = []
+    left = seconds
+    kept: dict = {}
+    aim = "first"
+    while aim:
+        process = start(arguments, workdir)
+        aim = ""
+        if len(landed) < kills:
+            aim, had = kill_somewhere(process, workdir, moments, left, rng)
+        output, _ = process.communicate()
+        now = finished_runs(workdir)
+        if changed := [path for path, file in kept.items() if now.get(path) != file]:
+            return landed, f"a finished run's {changed[0]} was touched"
+        kept = now
+        if aim:
+            left = max(left - had, seconds / 4)
             landed.append((aim, phase(workdir, process.pid)))
-            done = len(landed)
-            eta = (time.monotonic() - began) / done * (kills - done)
-            print(
-                f"{done:>4}/{kills}  {name} {ended}: {landed[-1][1]} (aimed at: {aim})  "
-                f"ETA {eta:.0f} s",
-                flush=True,
-            )
-        if process.returncode:
-            return landed, ended, f"exit code {process.returncode}: {output}"
-        if left_over := list(workdir.rglob("*.corrupt")):
-            return landed, ended, f"{left_over[0]} was set aside"
-        if wrong := comparing.difference_of_all(root / name, workdir):
-            return landed, ended, f"{workdir} differs from the uninterrupted {name}: {wrong}"
-        ended += 1
-        shutil.rmtree(workdir)
-    return landed, ended, ""
+    if process.returncode:
+        return landed, f"exit code {process.returncode}: {output}"
+    if left_over := list(workdir.rglob("*.corrupt")):
+        return landed, f"{left_over[0]} was set aside"
+    wrong = comparing.difference_of_all(workdir.with_name(name), workdir)
+    return landed, wrong and f"{workdir} differs from the uninterrupted {name}: {wrong}"
 
 
-def report(arguments, landed, ended, wrong, seconds) -> str:
-    """Return the log in Markdown."""
-    command = f"python -m benchmarks.reliability.kill_soak --kills={arguments.kills}"
-    command += f" --seed={arguments.seed} --kinds={arguments.kinds}"
-    machine = f"{describe_environment()['machine']}; Python {platform.python_version()}, "
+def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
+    """Attack commands of all kinds in turn; return the failure and the lines of the log."""
+    rng = random.Random(given.seed)
+    kinds = given.kinds.split(",")
+    durations = {name: measure(name, root / name) for name in kinds}
+    landed: list[tuple[str, str]] = []
+    ended = 0
+    wrong = ""
+    while len(landed) < given.kills and not wrong:
+        name = kinds[ended % len(kinds)]
+        workdir = root / f"{name}-{ended}"
+        count = min(KILLS_EACH, given.kills - len(landed))
+        found, wrong = attack(name, workdir, durations[name], count, rng)
+        landed += found
+        ended += not wrong
+        print(f"{len(landed):>4}/{given.kills}  {name}: {found} {wrong}", flush=True)
+        if not wrong:
+            shutil.rmtree(workdir)
     lines = [
-        *("# Kill soak", ""),
-        f"`{command}`, {datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
-        "",
-        f"{len(landed)} SIGKILLs of {ended} commands ({arguments.kinds}) on the embedded sample, "
+        f"{len(landed)} SIGKILLs of {ended} commands ({given.kinds}) on the embedded sample, "
         "each followed by the same command. Compared with the uninterrupted ones: parameters and "
         "optimizer state of all checkpoints bitwise, every line of metrics.jsonl once and equal, "
         "result.json, predictions.csv, the sweep's table, the probabilities of all folds; files of "
@@ -307,32 +293,10 @@ def report(arguments, landed, ended, wrong, seconds) -> str:
         *("", f"**Result: {'FAILED: ' + wrong if wrong else 'all equal.'}**"),
     ]
     for title, column in (("where the kill landed", 1), ("what it was aimed at", 0)):
-        lines += ["", f"| {title} | kills |", "| --- | ---: |"]
         counts = collections.Counter(kill[column] for kill in landed)
-        lines += [f"| {name} | {count} |" for name, count in counts.most_common()]
-    return "\n".join(lines) + "\n"
-
-
-def main() -> int:
-    """Parse the command line, run the soak, write the log."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", default=",".join(KINDS), help="what is killed, in turn")
-    parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
-    arguments = parser.parse_args()
-    clock = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="kill_soak_"))
-    landed, ended, wrong = soak(arguments.kills, arguments.seed, arguments.kinds.split(","), folder)
-    if not wrong:  # else keep it for inspection
-        shutil.rmtree(folder)
-    log = report(arguments, landed, ended, wrong, time.monotonic() - clock)
-    print(log)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(log)
-    return int(bool(wrong))
+        lines += ["", *soaks.table([title], ["kills"], counts.most_common())]
+    return wrong, lines
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(soaks.run("Kill soak", ("kills", 100), soak, kinds=",".join(KINDS)))

@@ -12,27 +12,21 @@ uninterrupted one, or, before --fresh has taken the old run away, find that run 
 
 import argparse
 import collections
-import contextlib
-import datetime
 import os
-import platform
 import random
 import shutil
 import signal
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability import comparing
+from benchmarks.reliability import comparing, soaks
 from configs import lstm
 from sentiment_jax.config.recipes import override
 from sentiment_jax.modes.sweep import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import startup
-from sentiment_jax.storage.run_directory import describe_environment
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
 SMALL = {
@@ -201,48 +195,30 @@ class Soak:
         return answer.read_text()
 
 
-def main() -> int:
-    """Parse the command line, run the soak, write the log."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
-    arguments = parser.parse_args()
-    clock = time.monotonic()
+def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
+    """Kill commands of all kinds in turn; return the failure and the lines of the log."""
     startup.use_wide_vectors()
     os.environ["JAX_PLATFORMS"] = "cpu"
-    root = Path(tempfile.mkdtemp(prefix="transition_soak_"))
     os.environ["XDG_CACHE_HOME"] = counting["cache"] = str(root / "cache")
     sys.addaudithook(count)
-    soak = Soak(root, arguments.seed)
+    kills = Soak(root, given.seed)
     wrong = ""
     commands = 0
-    while not wrong and sum(map(len, soak.hit.values())) < arguments.kills:
-        wrong = soak.kill(commands)
+    while not wrong and sum(map(len, kills.hit.values())) < given.kills:
+        wrong = kills.kill(commands)
         commands += 1
-        print(f"{sum(map(len, soak.hit.values()))}/{arguments.kills}", end="\r", flush=True)
-    machine = f"{describe_environment()['machine']}; Python {platform.python_version()}"
-    command = "python -m benchmarks.reliability.transition_soak"
-    command += f" --kills={arguments.kills} --seed={arguments.seed}"
-    lines = [
-        *("# Kills before a change to the file system", ""),
-        f"`{command}`, {datetime.date.today()}, {machine}, {time.monotonic() - clock:.0f} s.",
-        "",
-        f"**Result of {commands} commands: {'FAILED: ' + wrong if wrong else 'all equal.'}**",
-        *("", "| command | its changes | kills | before different changes |"),
-        "|---|---:|---:|---:|",
+        print(f"{sum(map(len, kills.hit.values()))}/{given.kills}", end="\r", flush=True)
+    rows = [
+        (name, kills.changes[name], len(hit), len({*hit}))
+        for name, hit in sorted(kills.hit.items())
     ]
-    for name, hit in sorted(soak.hit.items()):
-        lines.append(f"| {name} | {soak.changes[name]} | {len(hit)} | {len({*hit})} |")
-    log = "\n".join(lines) + "\n"
-    print(log)
-    if arguments.output:
-        arguments.output.write_text(log)
-    if not wrong:  # else it is kept for inspection
-        with contextlib.suppress(OSError):
-            shutil.rmtree(root)
-    return int(bool(wrong))
+    lines = [
+        f"**Result of {commands} commands: {'FAILED: ' + wrong if wrong else 'all equal.'}**",
+        "",
+        *soaks.table(["command"], ["its changes", "kills", "before different changes"], rows),
+    ]
+    return wrong, lines
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(soaks.run("Kills before a change to the file system", ("kills", 200), soak))
