@@ -222,7 +222,7 @@ def plot(table: pd.DataFrame, path: Path) -> None:
     axes = figure.subplots()
     average = table[table["method"] == "average"]
     baseline = average.assign(accuracy=average["linear_accuracy"], method="linear baseline")
-    for label, group in [*table.groupby("method"), ("linear baseline", baseline)]:
+    for label, group in [*table.groupby("method", sort=False), ("linear baseline", baseline)]:
         means = group.groupby("labels")["accuracy"].mean().dropna()
         if len(means) > 1:
             (line,) = axes.plot(means, label=label)
