@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from sentiment_jax.storage.files import write_json
 
 COLORS = {"jax": "tab:blue", "torch": "tab:orange"}
@@ -20,19 +22,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     columns = ("job (examples/s, median)", "side", "float32", "bfloat16", "float32 over PyTorch's")
     columns += ("best dtype over PyTorch's best", "peak MB of the faster")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for what in dict.fromkeys(row["what"] for row in rows):
-        found = {(row["side"], row["dtype"]): row for row in rows if row["what"] == what}
-        rate = {key: row["examples_per_second"] for key, row in found.items()}
-        best = {
-            side: max((key for key in found if key[0] == side), key=rate.__getitem__)
-            for side, _ in found
-        }
-        for side in (side for side in SIDES if side in best):
-            cells = [_short(rate.get((side, dtype), 0)) for dtype in ("float32", "bfloat16")]
-            ratio = rate[side, "float32"] / rate["torch", "float32"]
-            cells.append(f"{ratio:.2f}")
-            cells.append(f"**{rate[best[side]] / rate[best['torch']]:.2f}**")
-            cells.append(f"{found[best[side]]['peak_bytes'] / 1e6:,.0f}")
+    for what, job in pd.DataFrame(rows).groupby("what", sort=False):
+        rates = job.pivot(index="side", columns="dtype", values="examples_per_second")
+        faster = job.sort_values("examples_per_second").groupby("side").last()
+        for side in (side for side in SIDES if side in rates.index):
+            cells = [_short(rates.at[side, dtype]) for dtype in ("float32", "bfloat16")]
+            cells.append(f"{rates.at[side, 'float32'] / rates.at['torch', 'float32']:.2f}")
+            best = faster["examples_per_second"]
+            cells.append(f"**{best[side] / best['torch']:.2f}**")
+            cells.append(f"{faster.at[side, 'peak_bytes'] / 1e6:,.0f}")
             lines.append(f"| {' | '.join([what, SIDES[side], *cells])} |")
     return "\n".join(lines) + "\n"
 
