@@ -56,9 +56,7 @@ VECTORS = flags.DEFINE_string("vectors", "", "run of --config=lstm:pretrain, for
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
 DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")
-METHODS = flags.DEFINE_list(
-    "methods", ["linear", "average"], "and tfidf, lsa, probe, encoder, student, lstm, students"
-)
+METHODS = flags.DEFINE_list("methods", ["linear", "average"], "of those in the docstring")
 ENCODER = flags.DEFINE_string("encoder", "", "folder of weights of a BERT")
 TEXTS = flags.DEFINE_string("texts", "", "unlabeled texts for the student, one per line")
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)

@@ -11,11 +11,10 @@ and on all labeled reviews, and scored once on the test set.
 """
 
 import argparse
-import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
@@ -40,18 +39,13 @@ COSTS = {"SVM": (0.3, 1.0, 3.0, 10.0), "logistic regression": (10.0, 30.0, 100.0
 MIXTURES = (1.0, 0.5, 0.25)
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The longest n-grams, the classifier, its C, and beta of the paper's interpolation."""
 
     order: int
     classifier: str
     cost: float
     mixture: float = 1.0  # 1: the classifier's own weights
-
-    def __str__(self) -> str:
-        words = f"1- to {self.order}-grams, {self.classifier}"
-        return f"{words}, C={self.cost:g}, beta={self.mixture:g}"
 
 
 def log_count_ratios(
@@ -130,18 +124,6 @@ def score(
     return scores
 
 
-def try_all(train: Texts, val: Texts) -> Iterator[tuple[Choice, dict[str, Any]]]:
-    """Yield each choice with its scores on validation."""
-    for order in ORDERS:
-        features = Features(train, order)
-        rows = features.of(val)
-        for classifier, cost in ((name, cost) for name in COSTS for cost in COSTS[name]):
-            trained = fit(features, train.labels, Choice(order, classifier, cost))
-            for mixture in MIXTURES:
-                choice = Choice(order, classifier, cost, mixture)
-                yield choice, score(trained, rows, val.labels, choice)
-
-
 def clock() -> Callable[[], dict[str, float]]:
     """Return a function: CPU seconds of all threads, and wall time, since this call."""
     clocks = {"cpu_seconds": time.process_time, "wall_seconds": time.perf_counter}
@@ -154,7 +136,7 @@ def train_and_test(choice: Choice, train: Texts, others: dict[str, Texts]) -> di
     seconds = clock()
     features = Features(train, choice.order)
     trained = fit(features, train.labels, choice)
-    result: dict[str, Any] = {"choice": dataclasses.asdict(choice), "reviews": len(train)}
+    result: dict[str, Any] = {"choice": choice._asdict(), "reviews": len(train)}
     result |= {"ngrams": len(features.ngrams), "training": seconds()}
     seconds = clock()
     for name, reviews in others.items():
@@ -173,27 +155,31 @@ def main() -> None:
     train, val, test = (dataset.splits[name] for name in ("train", "val", "test"))
     seconds = clock()
     tried = []
-    for choice, scores in try_all(train, val):
-        tried.append((choice, scores))
-        print(f"{choice}: {scores['accuracy']:.4f} on {len(val):,}", flush=True)
+    for order in ORDERS:
+        features = Features(train, order)
+        rows = features.of(val)
+        for classifier, cost in ((name, cost) for name in COSTS for cost in COSTS[name]):
+            trained = fit(features, train.labels, Choice(order, classifier, cost))
+            for mixture in MIXTURES:
+                choice = Choice(order, classifier, cost, mixture)
+                tried.append((choice, score(trained, rows, val.labels, choice)))
+                print(*tried[-1], flush=True)
     choosing = seconds()
     every = Texts.from_texts([*train.texts, *val.texts], [*train.labels, *val.labels])
     results = []
     for name in COSTS:
-        own = [entry for entry in tried if entry[0].classifier == name]
-        best = max(own, key=lambda entry: entry[1]["accuracy"])[0]
+        own = [(scores["accuracy"], choice) for choice, scores in tried if choice[1] == name]
+        best = max(own, key=lambda entry: entry[0])[1]
         results.append(train_and_test(best, train, {"val": val, "test": test}))
         results.append(train_and_test(best, every, {"test": test}))
-    for result in results:
-        trained = f"on {result['reviews']:,} in {result['training']['cpu_seconds']} CPU seconds"
-        print(f"{Choice(**result['choice'])}, {trained}: {result['test']}")
+    print(*results, sep="\n")
     from sentiment_jax.storage.run_directory import describe_environment  # it starts JAX
 
     environment = describe_environment()
     content = {
         "choosing": choosing,
         "trained": results,
-        "grid": [{**dataclasses.asdict(choice), **scores} for choice, scores in tried],
+        "grid": [{**choice._asdict(), **scores} for choice, scores in tried],
         "data": dataset.statistics,
         **{name: environment[name] for name in ("python", "machine", "git_revision")},
         "scikit_learn": sklearn.__version__,

@@ -184,11 +184,12 @@ def to_its_end(arguments: list[str], workdir: Path) -> None:
         raise RuntimeError(f"exit code {process.returncode} of {workdir.name}: {output[-300:]}")
 
 
-def encoder(options: Options, name: str, length: int, kind: str) -> Iterator[Row]:
-    """Measure the training step of an encoder."""
-    shape = encoder_shape(options, length)
-    model = build_model(encoder_config(options, name, kind), vocab_size=VOCABULARY)
-    what = f"{name.upper()} {shape[1]} tokens, batch {shape[0]}, {kind}"
+def encoder(options: Options, name: str) -> Iterator[Row]:
+    """Measure the training step of an encoder, "bert-512-cudnn"."""
+    architecture, length, kind = name.split("-", 2)
+    shape = encoder_shape(options, int(length))
+    model = build_model(encoder_config(options, architecture, kind), vocab_size=VOCABULARY)
+    what = f"{architecture.upper()} {shape[1]} tokens, batch {shape[0]}, {kind}"
     yield training(options, what, model, fresh_params(model), shape)
 
 
@@ -315,38 +316,28 @@ def pytorch(options: Options) -> Iterator[Row]:
     }
 
 
-def encoder_job(name: str) -> dict[str, Callable[[Options], Iterator[Row]]]:
-    """Return the job of an encoder, "bert-512-cudnn", by its name."""
-    model, length, kind = name.removesuffix("-nondeterministic").split("-", 2)
-    return {name: functools.partial(encoder, name=model, length=int(length), kind=kind)}
-
-
-def lstm_job(form: str) -> dict[str, Callable[[Options], Iterator[Row]]]:
-    """Return the job of a form of the LSTM by its name."""
-    return {f"lstm-{form}": functools.partial(recurrent, form=form)}
-
-
 LONG = [f"--config.model.{name}={value}" for name, value in KINDS["cudnn"].items()]
 JOBS: dict[str, Callable[[Options], Iterator[Row]]] = {  # the most important ones first
     "machine": machine,
     "kill-lstm": functools.partial(kill, name="lstm", arguments=kill_soak.TRAINING),
     "kill-bert": functools.partial(kill, name="bert", arguments=[*kill_soak.BERT, *LONG]),
-    **encoder_job("bert-512-cudnn"),
-    **encoder_job("bert-512-xla-no-dropout"),
+    "bert-512-cudnn": functools.partial(encoder, name="bert-512-cudnn"),
+    "bert-512-xla-no-dropout": functools.partial(encoder, name="bert-512-xla-no-dropout"),
     "logits": logits,
-    **lstm_job("unroll-10"),
-    **lstm_job("scan"),
-    **encoder_job("bert-512-cudnn-nondeterministic"),
-    **encoder_job("bert-128-cudnn"),
-    **{f"lstm-vmap-{n}": functools.partial(together, count=n) for n in (8, 24)},
-    **lstm_job("cudnn"),
+    "lstm-unroll-10": functools.partial(recurrent, form="unroll-10"),
+    "lstm-scan": functools.partial(recurrent, form="scan"),
+    "bert-512-cudnn-nondeterministic": functools.partial(encoder, name="bert-512-cudnn"),
+    "bert-128-cudnn": functools.partial(encoder, name="bert-128-cudnn"),
+    "lstm-vmap-8": functools.partial(together, count=8),
+    "lstm-vmap-24": functools.partial(together, count=24),
+    "lstm-cudnn": functools.partial(recurrent, form="cudnn"),
     "torch-512": pytorch,
-    **encoder_job("bert-128-float32"),
-    **encoder_job("bert-128-tensorfloat32"),
-    **lstm_job("unroll-4"),
-    **lstm_job("plain"),
-    **encoder_job("electra-512-cudnn"),
-    **encoder_job("electra-128-cudnn"),
+    "bert-128-float32": functools.partial(encoder, name="bert-128-float32"),
+    "bert-128-tensorfloat32": functools.partial(encoder, name="bert-128-tensorfloat32"),
+    "lstm-unroll-4": functools.partial(recurrent, form="unroll-4"),
+    "lstm-plain": functools.partial(recurrent, form="plain"),
+    "electra-512-cudnn": functools.partial(encoder, name="electra-512-cudnn"),
+    "electra-128-cudnn": functools.partial(encoder, name="electra-128-cudnn"),
 }
 
 
