@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,75 +26,21 @@ from benchmarks.reliability import comparing, soaks
 from sentiment_jax.storage.checkpoints import MANIFEST
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import RunDirectory
 
-SMALL = [
-    *("--config=configs/lstm.py:sample", "--config.log_every=1", "--config.checkpoint_every=4"),
-    *("--config.data.max_length=24", "--config.data.length_buckets=(12,)"),
-    *("--config.model.embedding_size=8", "--config.model.hidden_size=6"),
-    *("--config.model.dense_size=5", "--config.cpu_devices=1"),
-    "--config.linear_baseline=False",  # a kill before it leaves a finished run without one
-]
-TRAINING = [*SMALL, "--config.epochs=8"]
-BERT = [
-    *("--config=configs/bert.py:tiny", "--config.epochs=3", "--config.checkpoint_every=5"),
-    *("--config.log_every=1", "--config.data.limit=120", "--config.data.max_length=24"),
-    *("--config.data.length_buckets=(12,)", "--config.data.vocabulary_size=300"),
-    "--config.linear_baseline=False",
-]
-SWEEP = [
-    *(*SMALL, "--mode=sweep", "--config.epochs=2", "--config.data.limit=120"),
-    *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=16", "--sweep_learning_rate=1e-2,1e30"),
-    *("--config.optimizer.clip_norm=0", "--sweep_seeds=0,1"),
-]
-CROSS_VALIDATION = [
-    *(*SMALL, "--config.epochs=2", "--config.data.folds=3", "--config.data.limit=120"),
-    "--config.data.test_limit=40",
-]
+DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+FLAGS = {name: flags.split() for name, flags in DATA["flags"].items()}
+SMALL, BERT = FLAGS["small"], FLAGS["bert"]
+TRAINING, SWEEP = ([*SMALL, *FLAGS[name]] for name in ("training", "sweep"))
+KINDS = {  # what is started, and the file below its directory that a targeted kill waits for
+    "training": (TRAINING, DATA["moments"]["training"]),
+    "bert": (BERT, DATA["moments"]["training"]),
+    "sweep": (SWEEP, DATA["moments"]["sweep"]),
+    "cross-validation": (
+        [*SMALL, *FLAGS["cross-validation"]],
+        DATA["moments"]["cross-validation"],
+    ),
+}
 KILLS_EACH = 6  # of one training run or sweep, which then runs to its end
-
-# The file below the directory that a targeted kill waits for.
-TRAINING_MOMENTS = {
-    "a save begins (after a validation, too)": "checkpoints/*.partial",
-    "a manifest is written": "checkpoints/*.partial/.MANIFEST.json.*",
-    "a manifest is there": "checkpoints/*.partial/MANIFEST.json",
-    "a checkpoint appears": "checkpoints/*[0-9]",
-    "a checkpoint is deleted": "checkpoints/*.deleted",
-    "metrics.jsonl is rewritten": ".metrics.jsonl.*",
-    "config.json is written": ".config.json.*",
-    "the test set is scored": "predictions.csv",
-    "curves are drawn": "curves.png",
-    "result.json is written": ".result.json.*",
-}
-SWEEP_MOMENTS = {
-    "sweep.json is written": ".sweep.json.*",
-    "the next run begins": "*/lock",
-    "a run's result.json": "*/result.json",
-    "a run's failed.json": "*/failed.json",
-    "a save in a run": "*/checkpoints/*.partial",
-    "a checkpoint appears in a run": "*/checkpoints/*[0-9]",
-    "a checkpoint of a run is deleted": "*/checkpoints/*.deleted",
-    "the winner is retrained": "final/*/lock",
-    "the winner is tested": "final/*/predictions.csv",
-    "table.csv is written": ".table.csv.*",
-}
-
-ARRAY = RunDirectory(Path()).probabilities.name
-CROSS_VALIDATION_MOMENTS = {
-    "a fold begins": "folds/*/lock",
-    "a save begins in a fold": "folds/*/checkpoints/*.partial",
-    "a checkpoint appears in a fold": "folds/*/checkpoints/*[0-9]",
-    "a checkpoint of a fold is deleted": "folds/*/checkpoints/*.deleted",
-    "a fold's probabilities are written": f"folds/*/.{ARRAY}.*",
-    "a fold's probabilities are there": f"folds/*/{ARRAY}",
-    "a fold's env.json is written": "folds/*/.env.json.*",
-    "a fold's result.json": "folds/*/result.json",
-    "the pooled predictions": "predictions-val.csv",
-    "a save begins in the last fit": "checkpoints/*.partial",
-    "a checkpoint appears in the last fit": "checkpoints/*[0-9]",
-    "the test set is scored": "predictions.csv",
-    "result.json is written": ".result.json.*",
-}
 
 
 def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
@@ -213,14 +160,6 @@ def finished_runs(directory: Path) -> dict[Path, tuple[bytes, int]]:
         if path.name not in ("lock", "log.txt")
         and not {"folds", "checkpoints"} <= {*path.parts}  # which a fold keeps only for a while
     }
-
-
-KINDS = {
-    "training": (TRAINING, TRAINING_MOMENTS),
-    "bert": (BERT, TRAINING_MOMENTS),
-    "sweep": (SWEEP, SWEEP_MOMENTS),
-    "cross-validation": (CROSS_VALIDATION, CROSS_VALIDATION_MOMENTS),
-}
 
 
 def measure(name: str, workdir: Path) -> float:

@@ -9,6 +9,9 @@ are those of real reviews (WordPiece and words, truncated at `max_length`). `--t
 another interpreter for PyTorch's side, if one Python does not have both. More sides take turns with
 these two: `--other_python` names an interpreter with another JAX, `--before` a checkout of another
 revision, `--compiled` adds PyTorch's model by torch.compile.
+
+`--only=encoders` compares DistilBERT and ModernBERT, `--only=attention` local attention with full
+attention, on random tokens; all rows have the full length.
 """
 
 import os
@@ -27,7 +30,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from benchmarks.speed import flops, report
-from benchmarks.speed.sides import Side, write_job
+from benchmarks.speed.sides import Side, random_job, write_job
 from benchmarks.speed.synthetic import model_config
 from configs import bert, lstm
 from sentiment_jax.models.registry import build_model
@@ -58,6 +61,33 @@ MINILM = {  # all-MiniLM-L6-v2's sizes
     "intermediate_size": 1536,
 }
 LSTM = {"name": "lstm", "embedding_size": 100, "hidden_size": 64, "dense_size": 128}
+DISTILBERT = {
+    "name": "distilbert",
+    "embedding_size": 768,
+    "hidden_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+}
+MODERNBERT = DISTILBERT | {
+    "name": "modernbert",
+    "num_hidden_layers": 22,
+    "intermediate_size": 1152,
+    "max_position_embeddings": 8192,
+}
+ENCODERS = (  # what, model, rows, tokens, batch size, mode
+    ("DistilBERT, training, 128 tokens", DISTILBERT, 32, 128, 16, "train"),
+    ("DistilBERT, inference, 128 tokens", DISTILBERT, 64, 128, 16, "infer"),
+    ("ModernBERT, training, 128 tokens", MODERNBERT, 16, 128, 8, "train"),
+    ("ModernBERT, inference, 128 tokens", MODERNBERT, 32, 128, 16, "infer"),
+    ("ModernBERT, inference, 2,048 tokens", MODERNBERT, 2, 2048, 1, "infer"),
+)
+ATTENTION = [
+    (f"{name}, {length} tokens", MODERNBERT | {"local_attention": window}, 1, length, 1, "infer")
+    for length in (512, 2048, 8192)
+    for name, window in (("local", 128), ("full", 2 * 8192))
+]
 
 
 def start(side: str, job: dict[str, Any]) -> Side:
@@ -192,6 +222,17 @@ def all_jobs(folder: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def random_jobs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the jobs of the newer encoders, and of local and full attention, on random tokens."""
+
+    def job(what: str, model: dict[str, Any], rows: int, length: int, size: int, mode: str) -> Any:
+        given = {"model": model, "batch_size": size, "mode": mode}
+        given["vocab_size"] = 30522 if model is DISTILBERT else 50368
+        return random_job(folder, what, rows, length, **given)
+
+    return {"encoders": [job(*of) for of in ENCODERS], "attention": [job(*of) for of in ATTENTION]}
+
+
 def main(_: list[str]) -> None:
     """Measure everything and write table.md, speed.json and speed.png."""
     startup.use_wide_vectors()  # our side's processes inherit it
@@ -201,9 +242,18 @@ def main(_: list[str]) -> None:
     if "start" in ONLY.value:
         found["start"] = first_steps()
     with tempfile.TemporaryDirectory() as folder:
-        for name, jobs in all_jobs(Path(folder)).items():
+        jobs_of = random_jobs(Path(folder))
+        if {*ONLY.value} - {"start", *jobs_of}:
+            jobs_of |= all_jobs(Path(folder))
+        for name, jobs in jobs_of.items():
             dtype = "float32" if name == "data" else "bfloat16"
-            sides = chosen_sides() if name == "compare" else [("jax", dtype), ("torch", dtype)]
+            sides = (
+                chosen_sides()
+                if name in ("compare", "encoders")
+                else [("jax", dtype), ("torch", dtype)]
+            )
+            if name == "attention":
+                sides = [("jax", "float32"), ("jax", "bfloat16")]
             if name in ONLY.value:
                 found[name] = [
                     {**row, **{key: job[key] for key in ("at", "flops") if key in job}}

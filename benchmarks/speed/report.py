@@ -78,7 +78,10 @@ def write(found: dict[str, Any], folder: Path) -> None:
     if "start" in found:
         cold, warm = found["start"]["cold"], found["start"]["warm"]
         print(f"first step after {cold:.1f} s, with a full compilation cache {warm:.1f} s")
-    if found["compare"]:
-        (folder / "table.md").write_text(table(found["compare"]), encoding="utf-8")
-        print(table(found["compare"]))
-    plot(found, folder / "speed.png")
+    if rows := [*found["compare"], *found.get("encoders", [])]:
+        (folder / "table.md").write_text(table(rows), encoding="utf-8")
+        print(table(rows))
+    for row in found.get("attention", []):
+        print(f"{row['what']}, {row['dtype']}: {1 / row['examples_per_second']:.2f} s a text")
+    if found.keys() & {"length", "batch", "data"}:
+        plot(found, folder / "speed.png")
