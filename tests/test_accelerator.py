@@ -80,4 +80,4 @@ def test_every_job_comes_to_its_end_at_toy_sizes(tmp_path):
         assert "ended before it answered" in found.pop("torch-512")["error"]
     assert all("seconds" in job for job in found.values()), (tmp_path / "table.md").read_text()
     assert [found[f"kill-{of}"]["rows"][0]["note"] for of in ("lstm", "bert")] == ["bit-exact"] * 2
-    assert "; 0 of 8" in found["lstm-cudnn"]["rows"][0]["note"]
+    assert "; 0 of 32" in found["lstm-cudnn"]["rows"][0]["note"]

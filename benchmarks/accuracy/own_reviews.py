@@ -27,22 +27,15 @@ SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
 
 KEY = ("data", "config", "seed", "train")
+LINEAR = "linear_baseline"
 FOUND = {  # in result.json
-    "test": "test.examples",
-    "val_accuracy": "val.accuracy",
-    "accuracy": "test.accuracy",
-    "loss": "test.loss",
-    "macro_f1": "metrics.test.macro_f1",
-    "linear_val_accuracy": "linear_baseline.val.accuracy",
-    "linear_accuracy": "linear_baseline.test.accuracy",
-    "linear_loss": "linear_baseline.test.loss",
-    "linear_macro_f1": "linear_baseline.test.macro_f1",
-    "mcnemar_p": "linear_baseline.mcnemar_p",
-    "best_epoch": "best_epoch",
-    "val_loss": "val.loss",
-    "val_macro_f1": "metrics.val.macro_f1",
-    "train_s": "train_seconds",
-    "linear_s": "linear_baseline.seconds",
+    **{"test": "test.examples", "val_accuracy": "val.accuracy", "accuracy": "test.accuracy"},
+    **{"loss": "test.loss", "macro_f1": "metrics.test.macro_f1"},
+    "linear_val_accuracy": f"{LINEAR}.val.accuracy",
+    **{f"linear_{of}": f"{LINEAR}.test.{of}" for of in ("accuracy", "loss", "macro_f1")},
+    **{"mcnemar_p": f"{LINEAR}.mcnemar_p", "best_epoch": "best_epoch", "val_loss": "val.loss"},
+    **{"val_macro_f1": "metrics.val.macro_f1", "train_s": "train_seconds"},
+    "linear_s": f"{LINEAR}.seconds",
 }
 DIGITS = {"mcnemar_p": 6, "train_s": 1, "linear_s": 1}
 

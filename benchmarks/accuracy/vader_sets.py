@@ -15,12 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-SOURCES = {
-    "films": "movieReviewSnippets",
-    "products": "amazonReviewSnippets",
-    "news": "nytEditorialSnippets",
-    "tweets": "tweets",
-}
+SOURCES = {"films": "movieReviewSnippets", "products": "amazonReviewSnippets"}
+SOURCES |= {"news": "nytEditorialSnippets", "tweets": "tweets"}
 NEGATIVES = 123  # in a set of tweets of which 95 % are positive
 
 

@@ -33,21 +33,14 @@ TRAINING = [*SMALL, "--config.epochs=4"]
 SWEEP = [*kill_soak.SWEEP, "--config.data.limit=120"]
 FOLDS = [*SMALL, "--config.epochs=2", "--config.data.folds=3"]
 # The commands that a user runs next with each directory.
+PREDICT = {"predict": ["--mode=predict", *TEXTS]}
+EVALUATE, REPORT = ({mode: [f"--mode={mode}"]} for mode in ("evaluate", "report"))
 COMMANDS = {
-    "run": {
-        "train": TRAINING,
-        "evaluate": ["--mode=evaluate"],
-        "predict": ["--mode=predict", *TEXTS],
-        "report": ["--mode=report"],
-    },
-    "half a run": {"train": TRAINING, "predict": ["--mode=predict", *TEXTS]},
-    "sweep": {"sweep": SWEEP, "report": ["--mode=report"]},
+    "run": {"train": TRAINING, **EVALUATE, **PREDICT, **REPORT},
+    "half a run": {"train": TRAINING, **PREDICT},
+    "sweep": {"sweep": SWEEP, **REPORT},
     "half a sweep": {"sweep": SWEEP},
-    "cross-validation": {
-        "train": FOLDS,
-        "evaluate": ["--mode=evaluate"],
-        "report": ["--mode=report"],
-    },
+    "cross-validation": {"train": FOLDS, **EVALUATE, **REPORT},
     "half a cross-validation": {"train": FOLDS},
 }
 

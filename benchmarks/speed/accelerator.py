@@ -37,7 +37,7 @@ from jax.experimental import rnn
 
 from benchmarks.reliability import comparing, kill_soak
 from benchmarks.speed import flops
-from benchmarks.speed.sides import Side, random_job
+from benchmarks.speed.serve import Side, random_job
 from benchmarks.speed.synthetic import VOCABULARY, make_batch, model_config
 from sentiment_jax.config.schema import LstmConfig, OptimizerConfig
 from sentiment_jax.models import lstm, lstm_scan
@@ -75,19 +75,15 @@ FORMS = {  # of the LSTM, as what lstm_scan looks up
 }
 
 
-def encoder_shape(options: Options, length: int) -> tuple[int, int]:
-    """Return rows and tokens of an encoder's batch."""
-    return (4, length // 16) if options.toy else (32, length)
+def shape_of(options: Options, rows: int, length: int) -> tuple[int, int]:
+    """Return rows and tokens of a batch, or fewer to rehearse."""
+    return (rows // 8, length // 16) if options.toy else (rows, length)
 
 
-def encoder_config(options: Options, name: str, kind: str) -> Any:
-    """Return an encoder's config, of its base size or a small one."""
-    return model_config({"name": name, **KINDS[kind], **(SMALL if options.toy else {})})
-
-
-def lstm_shape(options: Options) -> tuple[int, int]:
-    """Return rows and words of an LSTM's batch."""
-    return (8, 20) if options.toy else (256, 400)
+def encoder_model(options: Options, name: str, kind: str) -> nn.Module:
+    """Return an encoder of its base size, or a small one to rehearse."""
+    config = model_config({"name": name, **KINDS[kind], **(SMALL if options.toy else {})})
+    return build_model(config, vocab_size=VOCABULARY)
 
 
 def fresh_params(model: nn.Module) -> Any:
@@ -187,20 +183,17 @@ def to_its_end(arguments: list[str], workdir: Path) -> None:
 def encoder(options: Options, name: str) -> Iterator[Row]:
     """Measure the training step of an encoder, "bert-512-cudnn"."""
     architecture, length, kind = name.split("-", 2)
-    shape = encoder_shape(options, int(length))
-    model = build_model(encoder_config(options, architecture, kind), vocab_size=VOCABULARY)
+    shape = shape_of(options, 32, int(length))
+    model = encoder_model(options, architecture, kind)
     what = f"{architecture.upper()} {shape[1]} tokens, batch {shape[0]}, {kind}"
     yield training(options, what, model, fresh_params(model), shape)
 
 
 def logits(options: Options) -> Iterator[Row]:
     """Compare BERT's logits in each dtype with those in float32, on the device."""
-    shape = encoder_shape(options, 512)
+    shape = shape_of(options, 32, 512)
     batch = jax.device_put(make_batch(0, *shape))
-    models = {
-        kind: build_model(encoder_config(options, "bert", kind), vocab_size=VOCABULARY)
-        for kind in ("float32", "tensorfloat32", "xla-no-dropout", "cudnn")
-    }
+    models = {kind: encoder_model(options, "bert", kind) for kind in KINDS}
     params = fresh_params(models["float32"])
     found = {kind: logits_of(model, params, batch) for kind, model in models.items()}
     for kind in found:
@@ -254,7 +247,7 @@ def recurrent(options: Options, form: str) -> Iterator[Row]:
 
     In a process of its own: JAX traces a model once for each shape.
     """
-    shape = lstm_shape(options)
+    shape = shape_of(options, 256, 400)
     model = build_model(LstmConfig(), vocab_size=VOCABULARY)
     params = fresh_params(model)
     batch = jax.device_put(make_batch(0, *shape))
@@ -272,7 +265,7 @@ def recurrent(options: Options, form: str) -> Iterator[Row]:
 
 def together(options: Options, count: int) -> Iterator[Row]:
     """Train `count` LSTMs that differ in seed and learning rate, in one program."""
-    shape = lstm_shape(options)
+    shape = shape_of(options, 256, 400)
     model = build_model(LstmConfig(), vocab_size=VOCABULARY)
     keys = jax.random.split(jax.random.key(0), count)
     with on_cpu():
@@ -292,28 +285,20 @@ def together(options: Options, count: int) -> Iterator[Row]:
 def pytorch(options: Options) -> Iterator[Row]:
     """Measure a training step of PyTorch's BERT at our shape, by torch.compile."""
     jax.config.update("jax_platforms", "cpu")  # of this process: PyTorch needs the GPU
-    rows, length = encoder_shape(options, 512)
-    config = encoder_config(options, "bert", "cudnn")
-    model = {name: getattr(config, name) for name in ["name", *SMALL, "embedding_size"]}
-    model["attention_probs_dropout_prob"] = config.attention_dropout
-    job = {"model": model, "batch_size": rows, "mode": "train", "dtype": "bfloat16"}
-    job |= {"compiled": True, "device": "cpu" if options.toy else "cuda"}
+    rows, length = shape_of(options, 32, 512)
+    model = encoder_model(options, "bert", "cudnn")
+    sizes = {name: getattr(model.config, name) for name in ["name", *SMALL, "embedding_size"]}
+    sizes["attention_probs_dropout_prob"] = 0.0
+    job = {"model": sizes, "batch_size": rows, "mode": "train", "dtype": "bfloat16"}
+    job |= {"compiled": True, "device": "cpu" if options.toy else "cuda", "vocab_size": VOCABULARY}
     with tempfile.TemporaryDirectory() as folder:
-        steps = options.rounds * rows
-        given = random_job(Path(folder), "", steps, length, vocab_size=VOCABULARY, **job)
+        given = random_job(Path(folder), "", options.rounds * rows, length, **job)
         side = Side("speed.side_torch", options.torch_python, given)
         rate = side.ask("run")["rate"]
         side.end()
-    cost = flops.training_flops(
-        build_model(config, vocab_size=VOCABULARY), Classification(), (rows, length)
-    )
-    yield {
-        "what": f"PyTorch's BERT {length} tokens, batch {rows}, compiled, training",
-        "seconds": rows / rate,
-        "examples_per_second": rate,
-        "flops": cost,
-        "dtype": config.dtype,
-    }
+    row = {"what": f"PyTorch's BERT {length} tokens, batch {rows}, compiled, training"}
+    row |= {"seconds": rows / rate, "examples_per_second": rate, "dtype": "bfloat16"}
+    yield row | {"flops": flops.training_flops(model, Classification(), (rows, length))}
 
 
 LONG = [f"--config.model.{name}={value}" for name, value in KINDS["cudnn"].items()]

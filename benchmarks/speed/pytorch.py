@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from benchmarks.speed import flops, report
-from benchmarks.speed.sides import Side, random_job, write_job
+from benchmarks.speed.serve import Side, random_job, write_job
 from benchmarks.speed.synthetic import model_config
 from configs import bert, lstm
 from sentiment_jax.models.registry import build_model
@@ -52,30 +52,14 @@ OTHER_PYTHON = flags.DEFINE_string("other_python", "", "A Python with another JA
 BEFORE = flags.DEFINE_string("before", "", "A checkout of another revision; empty: none.")
 COMPILED = flags.DEFINE_bool("compiled", False, "Measure PyTorch's models by torch.compile, too.")
 
-MINILM = {  # all-MiniLM-L6-v2's sizes
-    "name": "bert",
-    "embedding_size": 384,
-    "hidden_size": 384,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-}
+MINILM = {"name": "bert", "embedding_size": 384, "hidden_size": 384, "num_hidden_layers": 6}
+MINILM |= {"num_attention_heads": 12, "intermediate_size": 1536}  # all-MiniLM-L6-v2's sizes
 LSTM = {"name": "lstm", "embedding_size": 100, "hidden_size": 64, "dense_size": 128}
-DISTILBERT = {
-    "name": "distilbert",
-    "embedding_size": 768,
-    "hidden_size": 768,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 512,
-}
-MODERNBERT = DISTILBERT | {
-    "name": "modernbert",
-    "num_hidden_layers": 22,
-    "intermediate_size": 1152,
-    "max_position_embeddings": 8192,
-}
+DISTILBERT = {"name": "distilbert", "embedding_size": 768, "hidden_size": 768}
+DISTILBERT |= {"num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 3072}
+DISTILBERT |= {"max_position_embeddings": 512}
+MODERNBERT = DISTILBERT | {"name": "modernbert", "num_hidden_layers": 22}
+MODERNBERT |= {"intermediate_size": 1152, "max_position_embeddings": 8192}
 ENCODERS = (  # what, model, rows, tokens, batch size, mode
     ("DistilBERT, training, 128 tokens", DISTILBERT, 32, 128, 16, "train"),
     ("DistilBERT, inference, 128 tokens", DISTILBERT, 64, 128, 16, "infer"),
@@ -115,32 +99,25 @@ def compare(job: dict[str, Any], sides: list[tuple[str, str]]) -> list[dict[str,
     for _ in tqdm(range(ROUNDS.value), f"{job['what']:32}", mininterval=1):
         for side, process in processes.items():
             rates[side].append(process.ask("run")["rate"])
-    return [
-        {
-            "what": job["what"],
-            "side": side[0],
-            "dtype": side[1],
-            "examples_per_second": statistics.median(rates[side]),
-            "lowest": min(rates[side]),
-            "highest": max(rates[side]),
-            "first_pass_seconds": process.first_seconds,
-            "peak_bytes": process.end(),
-        }
-        for side, process in processes.items()
-    ]
+    found = []
+    for (name, dtype), process in processes.items():
+        row = {"what": job["what"], "side": name, "dtype": dtype}
+        of = rates[name, dtype]
+        row["examples_per_second"] = statistics.median(of)
+        row |= {"lowest": min(of), "highest": max(of), "peak_bytes": process.end()}
+        found.append(row | {"first_pass_seconds": process.first_seconds})
+    return found
 
 
-def first_step(cache: Path, workdir: Path) -> float:
+def first_step(folder: Path, name: str) -> float:
     """Return the seconds from the start of the sample LSTM's command to its first record."""
-    command = ["-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
+    command = [sys.executable, "-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
+    command += ["--config.log_every=1", f"--workdir={folder / name}"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    log = folder / name / "metrics.jsonl"
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *command, "--config.log_every=1", f"--workdir={workdir}"],
-        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    log = workdir / "metrics.jsonl"
+    process = subprocess.Popen(command, env=environment, **quiet)
     while not (log.exists() and log.stat().st_size):
         if process.poll() is not None:
             raise RuntimeError("the sample run ended before its first step")
@@ -157,7 +134,7 @@ def first_steps() -> dict[str, float]:
     for _ in tqdm(range(ROUNDS.value), f"{'first step':32}", mininterval=1):
         with tempfile.TemporaryDirectory() as folder:
             for name in times:
-                times[name].append(first_step(Path(folder, "cache"), Path(folder, name)))
+                times[name].append(first_step(Path(folder), name))
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
