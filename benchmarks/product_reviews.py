@@ -27,13 +27,8 @@ from pathlib import Path
 PRAISE = {1: 0.05, 2: 0.2, 3: 0.5, 4: 0.8, 5: 0.95}  # share of positive statements, by stars
 NOISE = 0.06  # share of labels that are drawn at random, by the classes' shares
 NAMES = {"two": ("neg", "pos"), "three": ("negative", "neutral", "positive"), "stars": "12345"}
-STARS = {  # the stars of each label
-    "two": ((1, 2), (4, 5)),
-    "three": ((1, 2), (3,), (4, 5)),
-    "stars": ((1,), (2,), (3,), (4,), (5,)),
-}
-
-
+STARS = {"two": ((1, 2), (4, 5)), "three": ((1, 2), (3,), (4, 5))}  # of each label
+STARS["stars"] = ((1,), (2,), (3,), (4,), (5,))
 WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
@@ -52,9 +47,8 @@ def make_review(
     def statement(praises: bool) -> str:
         if rng.random() < 0.25:
             return rng.choice(words["facts"][domain][not praises].split(";"))
-        kinds = {"{good}": words["good"], "{bad}": words["bad"]}
-        if not praises:
-            kinds = {"{good}": words["bad"], "{bad}": words["good"]}
+        good, bad = (words["good"], words["bad"])[:: 1 if praises else -1]
+        kinds = {"{good}": good, "{bad}": bad}
         text = rng.choice(words["opinions"])
         for kind, adjectives in kinds.items():
             while kind in text:

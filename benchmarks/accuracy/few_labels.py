@@ -131,8 +131,7 @@ def scores(first: Path, *others: Path) -> dict[str, object]:
         linear = result.get("linear_baseline")
         return {
             "val_accuracy": round(result["val"]["accuracy"], 4) if result["val"] else "",
-            "accuracy": round(result["test"]["accuracy"], 4),
-            "loss": round(result["test"]["loss"], 4),
+            **{of: round(result["test"][of], 4) for of in ("accuracy", "loss")},
             "best_epoch": result["best_epoch"],
             "linear_accuracy": round(linear["test"]["accuracy"], 4) if linear else "",
             "test": result["test"]["examples"],

@@ -31,6 +31,7 @@ from sentiment_jax.data.ngrams import ngram_keys
 from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.storage.files import write_json
+from sentiment_jax.storage.run_directory import describe_environment
 
 MOST_WORDS = 2**21  # three token ids fit into 63 bits
 # The first of equally good choices is taken.
@@ -91,10 +92,8 @@ class Features:
 
     def _matrix(self, rows: np.ndarray, columns: np.ndarray, count: int) -> sparse.csr_matrix:
         """Return a matrix that is 1 if a review has an n-gram, however often."""
-        shape = count, len(self.ngrams)
-        matrix = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape)
-        matrix.data[:] = 1
-        return matrix
+        found = (np.ones(len(rows)), (rows, columns))
+        return sparse.csr_matrix(found, (count, len(self.ngrams))).sign()
 
     def _scale(self, present: sparse.csr_matrix) -> sparse.csr_matrix:
         present.data = self.ratios[present.indices]
@@ -173,8 +172,6 @@ def main() -> None:
         results.append(train_and_test(best, train, {"val": val, "test": test}))
         results.append(train_and_test(best, every, {"test": test}))
     print(*results, sep="\n")
-    from sentiment_jax.storage.run_directory import describe_environment  # it starts JAX
-
     environment = describe_environment()
     content = {
         "choosing": choosing,

@@ -49,8 +49,7 @@ def write(path: Path, words: list[str]) -> tuple[Rows, Rows, dict[str, str]]:
     more = ["", ", and so on", "; so it is", "; not, though; not", ", a, b, c, d"]
     if words[0] != "bare":  # which has as many commas as semicolons
         texts = [
-            f"{text[:1]}{text[1:].replace(' ', f'{more[i % 5]} ', 1)}"
-            for i, text in enumerate(texts)
+            text[:1] + text[1:].replace(" ", f"{more[i % 5]} ", 1) for i, text in enumerate(texts)
         ]
     rows: Rows = [(str(i), text, labels[i % 3]) for i, text in enumerate(texts)]
     frame = pandas.DataFrame(rows, columns=["id", "text", "label"])
@@ -114,10 +113,8 @@ def detect(path: Path, rows: Rows, codec: str) -> str:
     for name in ("csv", "clevercsv", "pandas"):
         try:
             if name == "pandas":
-                file = io.StringIO(text)
-                frame = pandas.read_csv(
-                    file, sep=None, engine="python", header=None, dtype=str, na_filter=False
-                )
+                form = {"sep": None, "engine": "python", "dtype": str, "na_filter": False}
+                frame = pandas.read_csv(io.StringIO(text), header=None, **form)
                 cells = [tuple(row) for row in frame.itertuples(index=False)]
             else:
                 module = importlib.import_module(name)

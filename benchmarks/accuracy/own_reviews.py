@@ -66,14 +66,9 @@ def main(_: Sequence[str]) -> None:
         if key not in done:
             name, config, seed = key
             rows.append(output, run(name, [*sources[name], *SETTINGS.value], config, seed))
-    for key, group in pd.read_csv(output).groupby(["data", "config"], sort=False):
-        mean, linear = group["accuracy"].mean(), group["linear_accuracy"].iloc[0]
-        error = (linear * (1 - linear) / group["test"].iloc[0]) ** 0.5
-        print(
-            f"{key[0]:20} {key[1]:12} {mean:.4f} ± {group['accuracy'].std():.4f}  linear "
-            f"{linear:.4f}  {mean - linear:+.4f}  standard error {error:.4f}  "
-            f"{group['wall_s'].iloc[0]} s"
-        )
+    groups = pd.read_csv(output).groupby(["data", "config"], sort=False)
+    means = groups[["accuracy", "linear_accuracy", "wall_s"]].agg(["mean", "std"])
+    print(means.round(4).to_string())
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ def main(_: Sequence[str]) -> None:
         for cache in [""] if method in PEER_METHODS else ["cold", "warm"][: 1 + WARM.value]:
             values = (data, str(LABELS.value), draw, seed, method, cache)
             if values not in done:
-                row = rows.append(output, run(dict(zip(KEY, values, strict=True)), settings))
+                row = run(dict(zip(KEY, values, strict=True)), settings)
+                rows.append(output, row)
                 print(*row.values(), flush=True)
     groups = pd.read_csv(output, na_filter=False).groupby(["data", "labels", "method", "cache"])
     accuracy = groups["accuracy"].agg(["size", "mean", "std"])

@@ -39,8 +39,7 @@ def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def append(path: Path, row: Mapping[str, object]) -> dict[str, str]:
-    """Write one more row, in the order of its columns, and return it as `read` would."""
+def append(path: Path, row: Mapping[str, object]) -> None:
+    """Write one more row, in the order of its columns."""
     with path.open("a", newline="", encoding="utf-8") as file:
         csv.DictWriter(file, list(row), lineterminator="\n").writerow(row)
-    return {name: str(value) for name, value in row.items()}

@@ -97,8 +97,7 @@ def kinds_of(directory: Path) -> dict[str, list[Path]]:
     kinds = collections.defaultdict(list)
     for path in sorted(directory.rglob("*")):
         name = path.name
-        unread = name.startswith(".") or name in UNREAD
-        if unread or not path.is_file():
+        if name.startswith(".") or name in UNREAD or not path.is_file():
             continue
         path = path.relative_to(directory)
         kind = "checkpoint" if "checkpoints" in path.parts and name != MANIFEST else name
@@ -122,15 +121,11 @@ def damage(path: Path, fault: str, rng: random.Random) -> str:
     return f"bit {place % 8} of byte {place // 8} flipped"
 
 
-def tables(folder: Path) -> dict[str, bytes]:
-    """Return the files that a report wrote."""
-    return {path.name: path.read_bytes() for path in folder.glob("*")} if folder.is_dir() else {}
-
-
 def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple[str, str]) -> str:
     """Describe how a command's effect differs from that without a fault; empty if it does not."""
     if command == "report":
-        expected, found = tables(root / f"report of {base}"), tables(root / "report")
+        folders = (root / f"report of {base}", root / "report")
+        expected, found = ({p.name: p.read_bytes() for p in of.glob("*")} for of in folders)
         return ", ".join(n for n in expected if expected[n] != found.get(n))
     if command in ("evaluate", "predict"):
         return "" if outputs[0] == outputs[1] else f"printed {outputs[1]!r}, not {outputs[0]!r}"

@@ -23,35 +23,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.reliability import comparing, soaks
-from sentiment_jax.storage.checkpoints import MANIFEST
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 
 DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 FLAGS = {name: flags.split() for name, flags in DATA["flags"].items()}
 SMALL, BERT = FLAGS["small"], FLAGS["bert"]
-TRAINING, SWEEP = ([*SMALL, *FLAGS[name]] for name in ("training", "sweep"))
+TRAINING, SWEEP, FOLDS = (
+    [*SMALL, *FLAGS[name]] for name in ("training", "sweep", "cross-validation")
+)
+MOMENTS = DATA["moments"]
 KINDS = {  # what is started, and the file below its directory that a targeted kill waits for
-    "training": (TRAINING, DATA["moments"]["training"]),
-    "bert": (BERT, DATA["moments"]["training"]),
-    "sweep": (SWEEP, DATA["moments"]["sweep"]),
-    "cross-validation": (
-        [*SMALL, *FLAGS["cross-validation"]],
-        DATA["moments"]["cross-validation"],
-    ),
+    "training": (TRAINING, MOMENTS["training"]),
+    "bert": (BERT, MOMENTS["training"]),
+    "sweep": (SWEEP, MOMENTS["sweep"]),
+    "cross-validation": (FOLDS, MOMENTS["cross-validation"]),
 }
 KILLS_EACH = 6  # of one training run or sweep, which then runs to its end
 
 
 def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
     """Start or resume the command."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "sentiment_jax.main", f"--workdir={workdir}", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "TQDM_DISABLE": "1"},
-    )
+    command = [sys.executable, "-m", "sentiment_jax.main", f"--workdir={workdir}", *arguments]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env={**os.environ, "TQDM_DISABLE": "1"}, **piped)
 
 
 def wait_for(
@@ -111,17 +106,9 @@ def kill_somewhere(
 
 def where_it_landed(workdir: Path, pid: int) -> str:
     """Return the phase that a killed training run was in, inferred from its files."""
-    if (workdir / "result.json").exists():
-        return "after result.json"
-    folder = workdir / "checkpoints"
-    if any(folder.glob(f"*.partial/{MANIFEST}")):
-        return "between a manifest and the checkpoint's name"
-    if any(folder.glob("*.partial")):
-        return "in the middle of a save"
-    if any(folder.glob("*.deleted")):
-        return "in a deletion"
-    if any(workdir.glob(f".*.{pid}")):
-        return "while a file was written"
+    for phase, path in DATA["phases"].items():
+        if any(workdir.glob(path.format(pid=pid))):
+            return phase
     records = read_metrics(workdir / "metrics.jsonl")
     if not (workdir / "config.json").exists() or not records:
         return "before the first step"

@@ -72,11 +72,11 @@ def fork(work: Callable[[], Any], log: Path, last: int | None = None) -> tuple[i
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         counting.update(on=True, done=0, last=last)
-        status = 0
+        status = 1
         try:
             work()
+            status = 0
         except BaseException as error:
-            status = 1
             print(f"{type(error).__name__}: {error}", flush=True)
         counting["on"] = False
         os.write(writer, str(counting["done"]).encode())

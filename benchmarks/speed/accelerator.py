@@ -3,10 +3,9 @@
     python -m benchmarks.speed.accelerator [--output=runs/accelerator]
     python -m benchmarks.speed.accelerator --toy --output=/tmp/rehearsal   # on a CPU, a rehearsal
 
-Each job is a process of its own with limited time, the most important job first. Rows are written
-as they are measured: jobs/ has them, logs/ a job's output, table.md all rows. A job that fails is
-recorded, and the next one runs. The same command again runs what has no result yet; only `machine`,
-which is brief, runs each time.
+Each job is a process of its own with limited time, the most important job first. jobs/ has its
+rows, written as they are measured, logs/ its output, table.csv all rows. The same command again
+runs what has no result yet, and `machine`.
 
 Weights and token ids are random: time and memory do not depend on them. Steps are queued as in
 training: a result is read after the next step has been dispatched. PyTorch's side needs torch and
@@ -32,6 +31,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from absl import logging
 from jax.experimental import rnn
 
@@ -65,8 +65,7 @@ KINDS: dict[str, dict[str, Any]] = {  # without dropout of attention weights, wh
     "tensorfloat32": {"dtype": "tensorfloat32", "attention_dropout": 0.0},
     "float32": {"dtype": "float32", "attention_dropout": 0.0},
 }
-SMALL = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
-SMALL |= {"num_hidden_layers": 2}
+SMALL = dict(hidden_size=64, num_attention_heads=4, intermediate_size=256, num_hidden_layers=2)
 FORMS = {  # of the LSTM, as what lstm_scan looks up
     "plain": {"on_gpu": lambda: False},  # one product a step, as on a CPU
     "scan": {"on_gpu": lambda: True, "UNROLL": 1},
@@ -379,26 +378,17 @@ def start_job(name: str, options: Options) -> Row:
     return found
 
 
-def table(results: dict[str, Row]) -> str:
-    """Return the rows of all jobs in Markdown, and the errors."""
+def table(results: dict[str, Row]) -> pd.DataFrame:
+    """Return the rows of all jobs, and the errors; MFU is of the rate of large products."""
+    columns = ["job", "what", "seconds", "examples_per_second", "mfu", "device_peak_bytes"]
+    columns += ["compiler_peak_bytes", "note", "flops", "dtype"]
+    found = [{"job": name, **row} for name, result in results.items() for row in result["rows"]]
+    failed = {name: of["error"] for name, of in results.items() if "error" in of}
+    found += [{"job": name, "note": f"failed: {error}"} for name, error in failed.items()]
+    rows = pd.DataFrame(found).reindex(columns=columns)
     rates = results["machine"]["rows"][0]["rates"]
-    heads = ["job", "what", "ms a step", "examples/s", "MFU"]
-    heads += ["peak GiB, device", "peak GiB, compiler", "note"]
-    lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * 5 + "---|"]
-    for name, result in results.items():
-        for row in result["rows"]:
-            cells = [name, row["what"]]
-            cells.append(f"{1e3 * row['seconds']:,.2f}" if "seconds" in row else "")
-            cells.append(f"{row['examples_per_second']:,.0f}" if "seconds" in row else "")
-            done = row.get("flops")  # MFU: of the rate of large products in the row's dtype
-            cells.append(f"{done / row['seconds'] / rates[row['dtype']]:.1%}" if done else "")
-            for peak in ("device_peak_bytes", "compiler_peak_bytes"):
-                cells.append("" if row.get(peak) is None else f"{row[peak] / 2**30:.2f}")
-            lines.append(f"| {' | '.join([*cells, row.get('note', '')])} |")
-        if "error" in result:
-            error = result["error"].replace("|", "\\|")
-            lines.append(f"| {name} | **failed: {error}** | | | | | | |")
-    return "\n".join(lines) + "\n"
+    rows["mfu"] = rows["flops"] / rows["seconds"] / rows["dtype"].map(rates)
+    return rows[columns[:-2]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -426,7 +416,7 @@ def main(arguments: list[str] | None = None) -> int:
             if "error" in results["machine"]:
                 return 1
             ran = {job: results[job] for job in JOBS if job in results}
-            (options.output / "table.md").write_text(table(ran), encoding="utf-8")
+            table(ran).to_csv(options.output / "table.csv", index=False)
     return 0
 
 

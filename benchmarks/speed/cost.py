@@ -20,14 +20,10 @@ from sentiment_jax.analysis.figures import COLORS, MARKERS, WIDTH, panels
 
 RESULTS = Path("results")
 ACCURACY = "accuracy, 25,000 test reviews"
-SIDES = {  # label side -> offset in points from the marker, and the horizontal alignment
-    "right above": (7, 3, "left"),
-    "right below": (7, -10, "left"),
-    "above": (0, 7, "center"),
-    "below": (0, -18, "center"),
-    "left above": (-7, 3, "right"),
-    "left below": (-7, -10, "right"),
-}
+# label side -> offset in points from the marker, and the horizontal alignment
+SIDES = {"right above": (7, 3, "left"), "right below": (7, -10, "left"), "above": (0, 7, "center")}
+SIDES |= {"below": (0, -18, "center"), "left above": (-7, 3, "right")}
+SIDES |= {"left below": (-7, -10, "right")}
 
 
 def read_costs(results: Path, file: str = "costs.csv") -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from sentiment_jax.storage.files import write_json
 
+COLUMNS = ["side", "at", "examples_per_second", "flops"]
 COLORS = {"jax": "tab:blue", "torch": "tab:orange"}
 SIDES = {
     "jax": "ours",
@@ -53,18 +54,15 @@ def plot(found: dict[str, Any], path: Path) -> None:
     ]
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     for axes, (name, x_label, y_label) in zip(figure.subplots(1, 3), wanted, strict=True):
-        for side, color in COLORS.items():
-            rows = [row for row in found.get(name, []) if row["side"] == side]
-            x = [row["at"] for row in rows]
-            each = [1 / row["examples_per_second"] for row in rows]
-            y = [at * s for at, s in zip(x, each, strict=True)] if name == "data" else each
-            scale = 1 if name == "data" else 1e3
-            axes.plot(x, [scale * value for value in y], "o-", color=color, label=SIDES[side])
-            costs = [row.get("flops", row["at"]) for row in rows]
-            if side == "jax" and rows and name != "batch":
-                floor = [scale * y[0] * cost / costs[0] for cost in costs]
+        for side, rows in pd.DataFrame(found.get(name, []), columns=COLUMNS).groupby("side"):
+            at = rows["at"]
+            y = (at if name == "data" else 1e3) / rows["examples_per_second"]
+            axes.plot(at, y, "o-", color=COLORS[side], label=SIDES[side])
+            if side == "jax" and name != "batch":
+                costs = rows["flops"] if name == "length" else at
                 label = "as the FLOPs" if name == "length" else "linear"
-                axes.plot(x, floor, "--", color="tab:gray", label=label, zorder=0)
+                floor = y.iloc[0] * costs / costs.iloc[0]
+                axes.plot(at, floor, "--", color="tab:gray", label=label, zorder=0)
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, None), ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

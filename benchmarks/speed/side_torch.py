@@ -48,8 +48,9 @@ class Encoder(torch.nn.Module):
         if name == "distilbert":
             sizes["hidden_dim"] = sizes.pop("intermediate_size")
         config = AutoConfig.for_model(name, vocab_size=vocab_size, **sizes)
-        maker = AutoModelForSequenceClassification
-        self.encoder = maker.from_config(config, attn_implementation="sdpa")
+        self.encoder = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation="sdpa"
+        )
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return logits; keys beyond a row's length are masked."""
@@ -88,8 +89,7 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
         model = torch.compile(model)
     with np.load(job["data"], allow_pickle=False) as file:
         lengths = np.diff(file["offsets"])
-    half = job["dtype"] == "bfloat16"
-    autocast = torch.autocast(job["device"], dtype=torch.bfloat16, enabled=half)
+    autocast = torch.autocast(job["device"], torch.bfloat16, job["dtype"] == "bfloat16")
     if job["mode"] == "infer":
         model.eval()
 
