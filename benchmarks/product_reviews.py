@@ -6,9 +6,7 @@ negate, exaggerate and mention expectations ("I feared the lid would be flimsy, 
 Names and numbers are noise, and some labels are wrong. A seed gives the same file everywhere.
 
     python -m benchmarks.product_reviews --output=reviews.csv                      # neg, pos
-    python -m benchmarks.product_reviews --output=reviews.csv --labels=three       # and neutral
     python -m benchmarks.product_reviews --output=reviews.csv --labels=stars       # 1 to 5
-    python -m benchmarks.product_reviews --output=reviews.csv --rows=1000 --positive=0.95
     python -m benchmarks.product_reviews --output=reviews.csv --rows=40 --language=french
     python -m benchmarks.product_reviews --output=reviews.csv --labels=aspects     # several or none
 

@@ -7,9 +7,8 @@
 TF-IDF, or on its 100 first components. `probe` and `encoder` are the recipes encoder:probe and
 encoder with the weights in --encoder, trained on all labels. `student` distills the encoder from
 `average` on the texts in --texts, an ensemble with `average`. `lstm` trains two LSTMs on the
-embeddings, an ensemble with `average`. `students` has these three as teachers, and two students,
-the encoder at 256 tokens and an LSTM that learns from all unlabeled text; the ensemble is `average`
-and both students.
+embeddings, an ensemble with `average`. `students` has these three as teachers, and two students in
+an ensemble with `average`: the encoder at 256 tokens and an LSTM with all unlabeled text.
 
 Every run is a process of its own; a draw of labels is a `data.split_seed`. Rows are appended as a
 method ends; what is in --runs or in the table is not trained again: other texts, vectors or weights

@@ -1,11 +1,9 @@
 """NB-SVM, the linear baseline that a network should beat (Wang & Manning 2012).
 
 A review is the set of its n-grams, each weighted by its log-count ratio: how much more often it
-occurs in positive than in negative reviews. Unlike in the paper, the weights of a review are scaled
-to unit length, so that long reviews do not get more confident predictions. A linear classifier of
-scikit-learn sums them. Words and punctuation marks are those of the LSTM's tokenizer. Settings are
-chosen on validation, for each classifier. The choices are then trained twice, on the training split
-and on all labeled reviews, and scored once on the test set.
+occurs in positive than in negative reviews. Unlike in the paper, the weights of a review have unit
+length. A linear classifier of scikit-learn sums them. The settings chosen on validation are then
+trained twice, on the training split and on all labeled reviews, and scored once on the test.
 
     python -m benchmarks.accuracy.nb_svm --data_dir=DATA_DIR --output=results/accuracy/nb_svm
 """

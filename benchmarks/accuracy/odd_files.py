@@ -136,11 +136,7 @@ def main() -> None:
     for line in FILES.splitlines():
         name, _, more = line.rpartition(": ")
         words = more.split(" ")
-        try:
-            rows, wanted, settings = write(output / name, words)
-        except ImportError as error:
-            print(f"| {name} | not written: {error} | | | |")
-            continue
+        rows, wanted, settings = write(output / name, words)
         codec = next((w.partition("=")[2] for w in words if w.startswith("codec=")), "utf-8")
         text = (output / name).suffix in (".csv", ".tsv", ".txt")
         detected = detect(output / name, rows, codec) if text else " | | "

@@ -3,11 +3,10 @@
     python -m benchmarks.accuracy.peers --output=results/accuracy/peers/runs.csv --runs=runs/peers \
         --data=products=products.csv,mr=mr.csv --weights=FOLDER --peers=.venv-peers/bin/python
 
-The peers (peers_torch.py beside this file) run in the Python of --peers, which has torch,
-transformers, setfit and scikit-learn. All read the splits of `data.split_seed`, of which `--labels`
-keeps some.
-Each run is a process of its own, one after another, in turn. `cold` starts with an empty cache
-of compiled steps and linear baselines, `warm` repeats the command with a full one.
+The peers (peers_torch.py) run in the Python of --peers, which has torch, transformers, setfit and
+scikit-learn. All read the splits of `data.split_seed`, of which `--labels` keeps some. Each run is
+a process of its own. `cold` starts with an empty cache of compiled steps and linear baselines,
+`warm` repeats the command with a full one.
 """
 
 import itertools

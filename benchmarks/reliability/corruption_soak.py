@@ -26,6 +26,7 @@ from sentiment_jax import main
 from sentiment_jax.storage.checkpoints import MANIFEST
 
 UNREAD = ("lock", "log.txt", "curves.png")  # no command reads them
+COMPLETE = {"run": "checkpoints/*/MANIFEST.json", "sweep": "*/checkpoints/*/MANIFEST.json"}
 FAULTS = ("truncated", "deleted", "bit flipped")
 TEXTS = ("--text=a wonderful film, funny and moving", "--text=a dull and predictable mess")
 SMALL = [*kill_soak.SMALL, "--config.data.limit=120", "--config.checkpoint_every=3"]
@@ -78,18 +79,12 @@ def make(root: Path) -> None:
             process,
             lambda half=half, files=files, name=name: (
                 len([*half.glob("*/result.json"), *half.glob("folds/*/result.json")]) >= files
-                and (name == "cross-validation" or count_checkpoints(half) >= 3)
+                and (name == "cross-validation" or len([*half.glob(COMPLETE[name])]) >= 3)
             ),
         )
         process.kill()
         process.communicate()
         assert not list(half.glob("result.json")) and not list(half.glob("final/*/result.json"))
-
-
-def count_checkpoints(directory: Path) -> int:
-    """Count the complete checkpoints of a run or of a sweep's trials, while they are written."""
-    patterns = ("checkpoints/*/MANIFEST.json", "*/checkpoints/*/MANIFEST.json")
-    return sum(len(list(directory.glob(pattern))) for pattern in patterns)
 
 
 def kinds_of(directory: Path) -> dict[str, list[Path]]:

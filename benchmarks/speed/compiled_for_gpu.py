@@ -3,10 +3,9 @@
     python -m benchmarks.speed.compiled_for_gpu --output=results/speed/gpu [--only=REGEX]
 
 Needs the CUDA wheels (`requirements.txt`), but neither driver nor device; up to a minute of CPU for
-each case. Rows of other versions of jax are kept. Nothing here is a measurement: no kernel is run,
-and none is tuned, which XLA does on the device. The roofline takes each kernel's matrix products at
-the card's rate or its bytes at the memory's bandwidth, whichever is slower. The MFU ceiling is the
-model's FLOPs divided by that time and by the rate of products in its dtype.
+each case. Rows of other versions of jax are kept. No kernel is run, and none is tuned, which XLA
+does on the device. The MFU ceiling is the model's FLOPs divided by the time of the kernels (hlo.py)
+and by the rate of products in its dtype.
 """
 
 import os

