@@ -6,15 +6,8 @@ python -m benchmarks.settings
 from pathlib import Path
 from typing import Any
 
-from sentiment_jax.config.schema import (
-    MODELS,
-    Config,
-    ModelConfig,
-    Setting,
-    groups_of,
-    schema,
-    settings_of,
-)
+from sentiment_jax.config import schema as schemas
+from sentiment_jax.config.schema import MODELS, Setting, schema
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 INTRODUCTION = """\
@@ -27,18 +20,13 @@ values. If only some architectures have a setting, its meaning names them.
 """
 
 
-def main() -> None:
-    """Write the page."""
-    PAGE.write_text(page(), encoding="utf-8")
-
-
 def page() -> str:
     """Return the page: a table for each group of settings."""
-    text = INTRODUCTION + _table("Run", Config, [*settings_of(Config)])
+    text = INTRODUCTION + _table("Run", schemas.Config, [*schemas.settings_of(schemas.Config)])
     every = dict.fromkeys(name for model in MODELS for name in schema(model))
-    for group, kind in groups_of("bert").items():
+    for group, kind in schemas.groups_of("bert").items():
         names = [name for name in every if name.startswith(f"{group}.")]
-        text += _table(group.title(), ModelConfig if group == "model" else kind, names)
+        text += _table(group.title(), schemas.ModelConfig if group == "model" else kind, names)
     return text
 
 
@@ -77,4 +65,4 @@ def _code(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(page(), encoding="utf-8")

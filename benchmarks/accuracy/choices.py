@@ -12,7 +12,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from benchmarks.accuracy import rows
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.metrics import mcnemar
 
-DATA = flags.DEFINE_list("data", [], "NAME=CSV[:TEST_CSV[:VALIDATION_CSV]],...")
+DATA = flags.DEFINE_list("data", [], rows.DATA)
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every comparison")
 WEIGHTS = flags.DEFINE_string("weights", None, "folder of a small encoder", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per recipe", required=True)
@@ -41,39 +40,31 @@ def compare(name: str, settings: Sequence[str]) -> Iterator[dict[str, object]]:
 
     `p` is McNemar's against `linear` on the validation texts, `test_p` on the test texts.
     """
-    program = [sys.executable, "-m", "sentiment_jax.main"]
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / name
-        command = [*program, "--mode=compare", f"--workdir={workdir}", *settings]
-        start = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - start
+        seconds = rows.run_main(["--mode=compare", f"--workdir={workdir}"], settings)
         chosen = read_json(workdir / "comparison.json")["chosen"]
-        counts = read_json(workdir / chosen / "env.json")["data"]["counts"]["train"]
-        reviews = read_json(workdir / chosen / "env.json")["data"]["reviews"]
+        data = read_json(workdir / chosen / "env.json")["data"]
         linear: Any = None
         for row in pandas.read_csv(workdir / "comparison.csv").to_dict("records"):
             place = row["model"].replace(":", "-")
-            evaluate = [*program, "--mode=evaluate", f"--workdir={workdir / place}"]
-            done = subprocess.run(evaluate, check=True, capture_output=True, text=True)
+            evaluate = ["sentiment_jax.main", "--mode=evaluate", f"--workdir={workdir / place}"]
+            command = [sys.executable, "-m", *evaluate]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
             measured = json.loads(done.stdout.splitlines()[-1])
             table = pandas.read_csv(workdir / place / "predictions.csv", dtype=str).fillna("")
             if "macro_f1" not in measured:  # of one label per text
-                macro = f1_score(table.label, table.predicted, average="macro")
-                measured["macro_f1"] = macro
+                measured["macro_f1"] = f1_score(table.label, table.predicted, average="macro")
             correct = (table.label == table.predicted).to_numpy()
             linear = correct if place == "linear" else linear
             yield {
                 "data": name,
                 "model": row["model"],
-                "classes": len(counts),
-                **reviews,
-                "val_accuracy": round(row["accuracy"], 4),
-                "val_macro_f1": round(row["macro_f1"], 4),
+                "classes": len(data["counts"]["train"]),
+                **data["reviews"],
+                **{f"val_{metric}": round(row[metric], 4) for metric in ("accuracy", "macro_f1")},
                 "p": f"{row['p']:.2g}",
-                "accuracy": round(measured["accuracy"], 4),
-                "macro_f1": round(measured["macro_f1"], 4),
-                "loss": round(measured["loss"], 4),
+                **{of: round(measured[of], 4) for of in ("accuracy", "macro_f1", "loss")},
                 "test_p": f"{mcnemar(correct, linear)[2]:.2g}",
                 "train_s": round(row["train_seconds"], 1),
                 "texts_per_s": round(row["texts_per_second"]),
@@ -86,12 +77,8 @@ def main(_: Sequence[str]) -> None:
     """Compare on what is not in the table yet."""
     output = Path(OUTPUT.value)
     done = {row["data"] for row in rows.read(output, COLUMNS)}
-    shared = [f"--config.{setting}" for setting in SETTINGS.value]
-    shared.append(f"--config.model.pretrained={WEIGHTS.value}")
-    for entry in DATA.value:
-        name, _, paths = entry.partition("=")
-        files = zip(("path", "test_path", "validation_path"), paths.split(":"), strict=False)
-        own = [f"--config.data.{setting}={path}" for setting, path in files]
+    shared = [*SETTINGS.value, f"model.pretrained={WEIGHTS.value}"]
+    for name, own in rows.sources(DATA.value).items():
         for row in compare(name, [*own, *shared]) if name not in done else ():
             rows.append(output, row)
 

@@ -7,34 +7,27 @@
 TF-IDF, or on its 100 first components. `probe` and `encoder` are the recipes encoder:probe and
 encoder with the weights in --encoder, trained on all labels. `student` distills the encoder from
 `average` on the texts in --texts, an ensemble with `average`. `lstm` trains two LSTMs on the
-embeddings, an ensemble with `average`. `students` has these three as teachers, and two students,
-the encoder at 256 tokens and an LSTM that learns from all unlabeled text; the ensemble is `average`
-and both students:
+embeddings, an ensemble with `average`. `students` has these three as teachers, and two students in
+an ensemble with `average`: the encoder at 256 tokens and an LSTM with all unlabeled text.
 
-    python -m benchmarks.accuracy.few_labels --output=results/accuracy/few_labels/runs.csv \
-        --runs=runs/few_labels --vectors=runs/vectors --settings=data.path=DATA_DIR \
-        --methods=probe,encoder,student --encoder=FOLDER --texts=texts.txt
-
-Every run is a process of its own, as a user would start it; a draw of labels is a
-`data.split_seed`. Rows are appended as a method ends; what is in --runs or in the table is not
-trained again: other texts, vectors or weights need another folder. CPU seconds of a row are those
-of all runs that its method has trained so far; those of `tfidf` and `lsa` are without the features.
+Every run is a process of its own; a draw of labels is a `data.split_seed`. Rows are appended as a
+method ends; what is in --runs or in the table is not trained again: other texts, vectors or weights
+need another folder. CPU seconds of a row are those of all runs that its method has trained so far;
+those of `tfidf` and `lsa` are without the features.
 """
 
 import ast
 import contextlib
 import functools
+import itertools
 import resource
-import statistics
-import subprocess
-import sys
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from absl import app, flags
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -62,9 +55,7 @@ VECTORS = flags.DEFINE_string("vectors", "", "run of --config=lstm:pretrain, for
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
 DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")
-METHODS = flags.DEFINE_list(
-    "methods", ["linear", "average"], "and tfidf, lsa, probe, encoder, student, lstm, students"
-)
+METHODS = flags.DEFINE_list("methods", ["linear", "average"], "of those in the docstring")
 ENCODER = flags.DEFINE_string("encoder", "", "folder of weights of a BERT")
 TEXTS = flags.DEFINE_string("texts", "", "unlabeled texts for the student, one per line")
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
@@ -89,14 +80,11 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
     def train(name: str, recipe: str, *settings: str, seed: int = 0) -> Path:
         workdir = Path(RUNS.value) / f"{name}-{labels}-{draw}-{seed}".replace(" ", "-")
         seconds = Path(f"{workdir}.cpu_s")
-        command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
         drawn = (f"data.limit={labels}", f"data.split_seed={draw}", f"seed={seed}")
         given = ("data.source=tfds", *SETTINGS.value, *settings, *drawn)
-        command += [f"--config.{setting}" for setting in given]
-        command.append(f"--workdir={workdir}")
         fresh = [] if seconds.is_file() else ["--fresh"]  # main refuses other settings
         before = _cpu_seconds()
-        subprocess.run([*command, *fresh], check=True, stdout=subprocess.DEVNULL)
+        rows.run_main([f"--config={recipe}", f"--workdir={workdir}", *fresh], given)
         if fresh:
             seconds.write_text(f"{_cpu_seconds() - before:.1f}\n")
         spent.append(float(seconds.read_text()))
@@ -142,8 +130,7 @@ def scores(first: Path, *others: Path) -> dict[str, object]:
         linear = result.get("linear_baseline")
         return {
             "val_accuracy": round(result["val"]["accuracy"], 4) if result["val"] else "",
-            "accuracy": round(result["test"]["accuracy"], 4),
-            "loss": round(result["test"]["loss"], 4),
+            **{of: round(result["test"][of], 4) for of in ("accuracy", "loss")},
             "best_epoch": result["best_epoch"],
             "linear_accuracy": round(linear["test"]["accuracy"], 4) if linear else "",
             "test": result["test"]["examples"],
@@ -203,70 +190,47 @@ def _values(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # user and system
 
 
 def main(_: Sequence[str]) -> None:
     """Train what is not in the table yet, then print and draw means over the draws."""
     output = Path(OUTPUT.value)
-    found = rows.read(output, COLUMNS)
-    done = {(row["method"], row["labels"], row["draw"]) for row in found}
-    for draw in DRAWS.value:
-        for labels in LABELS.value:
-            for method in METHODS.value:
-                names = (method, f"average + {method}")
-                if any((name, labels, draw) in done for name in names):
-                    continue
-                new = run(method, labels, draw)
-                new = [row for row in new if (row["method"], labels, draw) not in done]
-                found += [rows.append(output, row) for row in new]
-                done |= {(str(row["method"]), labels, draw) for row in new}
-    groups = defaultdict(list)
-    for row in found:
-        groups[row["method"], int(row["labels"])].append(row)
-    for (method, labels), group in sorted(groups.items()):
-        print(
-            f"{method:20} {labels:6,} labels  {_mean(group, 'accuracy')}  "
-            f"linear {_mean(group, 'linear_accuracy')}  {_mean(group, 'cpu_s', '.0f')} CPU s"
-        )
-    plot(groups, output.with_suffix(".png"))
+    done = {(row["method"], row["labels"], row["draw"]) for row in rows.read(output, COLUMNS)}
+    for draw, labels, method in itertools.product(DRAWS.value, LABELS.value, METHODS.value):
+        if not done & {(name, labels, draw) for name in (method, f"average + {method}")}:
+            found = run(method, labels, draw)
+            new = [row for row in found if (row["method"], labels, draw) not in done]
+            for row in new:
+                rows.append(output, row)
+            done |= {(str(row["method"]), labels, draw) for row in new}
+    table = pd.read_csv(output)
+    groups = table.groupby(["method", "labels"])[["accuracy", "linear_accuracy", "cpu_s"]]
+    print(groups.agg(["mean", "std"]).round(4).to_string())
+    plot(table, output.with_suffix(".png"))
 
 
-def plot(groups: dict[tuple[str, int], list[dict[str, str]]], path: Path) -> None:
+def plot(table: pd.DataFrame, path: Path) -> None:
     """Draw accuracy against the number of labels, if there are several: mean, each draw a dot."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
-    lines = {method: (method, "accuracy") for method, _ in groups}
-    lines["linear baseline"] = ("average", "linear_accuracy")
-    for label, (method, column) in lines.items():
-        found = {}
-        for (name, count), group in sorted(groups.items()):
-            if name == method and all(row[column] for row in group):
-                found[count] = [float(row[column]) for row in group]
-        if len(found) < 2:
-            continue
-        (line,) = axes.plot(list(found), list(map(statistics.mean, found.values())), label=label)
-        for count, values in found.items():
-            axes.plot([count] * len(values), values, ".", color=line.get_color(), alpha=0.5)
+    average = table[table["method"] == "average"]
+    baseline = average.assign(accuracy=average["linear_accuracy"], method="linear baseline")
+    for label, group in [*table.groupby("method", sort=False), ("linear baseline", baseline)]:
+        means = group.groupby("labels")["accuracy"].mean().dropna()
+        if len(means) > 1:
+            (line,) = axes.plot(means, label=label)
+            axes.plot(group["labels"], group["accuracy"], ".", color=line.get_color(), alpha=0.5)
     axes.set(xscale="log", xlabel="labels", ylabel="test accuracy", ylim=(0.48, 0.95))
-    counts = sorted({labels for _, labels in groups})
+    counts = sorted({*table["labels"]})
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
         axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
-
-
-def _mean(group: Sequence[dict[str, str]], column: str, digits: str = ".4f") -> str:
-    values = [float(row[column]) for row in group if row[column]]
-    if not values:
-        return "-"
-    mean = f"{statistics.mean(values):{digits}}"
-    return f"{mean} ± {statistics.stdev(values):{digits}}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

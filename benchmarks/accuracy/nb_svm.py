@@ -1,25 +1,22 @@
 """NB-SVM, the linear baseline that a network should beat (Wang & Manning 2012).
 
 A review is the set of its n-grams, each weighted by its log-count ratio: how much more often it
-occurs in positive than in negative reviews. Unlike in the paper, the weights of a review are scaled
-to unit length, so that long reviews do not get more confident predictions. A linear classifier of
-scikit-learn sums them. Words and punctuation marks are those of the LSTM's tokenizer. Settings are
-chosen on validation, for each classifier. The choices are then trained twice, on the training split
-and on all labeled reviews, and scored once on the test set.
+occurs in positive than in negative reviews. Unlike in the paper, the weights of a review have unit
+length. A linear classifier of scikit-learn sums them. The settings chosen on validation are then
+trained twice, on the training split and on all labeled reviews, and scored once on the test.
 
     python -m benchmarks.accuracy.nb_svm --data_dir=DATA_DIR --output=results/accuracy/nb_svm
 """
 
 import argparse
-import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float64, Int32
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
@@ -27,10 +24,12 @@ from sklearn.svm import LinearSVC
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.dataset import load_dataset
-from sentiment_jax.data.encoding import WHOLE, Encoded, encode
+from sentiment_jax.data.encoding import WHOLE, encode
+from sentiment_jax.data.ngrams import ngram_keys
 from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.storage.files import write_json
+from sentiment_jax.storage.run_directory import describe_environment
 
 MOST_WORDS = 2**21  # three token ids fit into 63 bits
 # The first of equally good choices is taken.
@@ -39,39 +38,13 @@ COSTS = {"SVM": (0.3, 1.0, 3.0, 10.0), "logistic regression": (10.0, 30.0, 100.0
 MIXTURES = (1.0, 0.5, 0.25)
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The longest n-grams, the classifier, its C, and beta of the paper's interpolation."""
 
     order: int
     classifier: str
     cost: float
     mixture: float = 1.0  # 1: the classifier's own weights
-
-    def __str__(self) -> str:
-        words = f"1- to {self.order}-grams, {self.classifier}"
-        return f"{words}, C={self.cost:g}, beta={self.mixture:g}"
-
-
-def find_ngrams(
-    encoded: Encoded, words: int, order: int
-) -> tuple[Int64[np.ndarray, " ngrams"], Int64[np.ndarray, " ngrams"]]:
-    """Return every n-gram of 1 to `order` words as a number, and the index of its review.
-
-    Token ids, none of them 0, are the digits of that number in base `words`.
-    """
-    ids = encoded.token_ids
-    review = np.repeat(np.arange(len(encoded)), encoded.lengths)
-    number = np.zeros(len(ids), np.int64)
-    numbers = []
-    rows = []
-    for n in range(order):
-        starts = len(ids) - n
-        number = number[:starts] * words + ids[n:]
-        inside = review[:starts] == review[n:]
-        numbers.append(number[inside])
-        rows.append(review[:starts][inside])
-    return np.concatenate(numbers), np.concatenate(rows)
 
 
 def log_count_ratios(
@@ -107,15 +80,18 @@ class Features:
         return self._scale(self._matrix(rows[known], columns[known], len(reviews)))
 
     def _find(self, reviews: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """Return every n-gram as a number, and the index of its review."""
         encoded = encode(self.tokenizer, reviews, WHOLE, "head")
-        return find_ngrams(encoded, self.tokenizer.get_vocab_size(), self.order)
+        ids, base = encoded.token_ids, self.tokenizer.get_vocab_size()
+        orders = range(1, self.order + 1)
+        numbers = np.array([ngram_keys(ids, encoded.offsets, n, base) for n in orders])
+        rows = np.broadcast_to(np.repeat(np.arange(len(reviews)), encoded.lengths), numbers.shape)
+        return numbers[numbers >= 0], rows[numbers >= 0]
 
     def _matrix(self, rows: np.ndarray, columns: np.ndarray, count: int) -> sparse.csr_matrix:
         """Return a matrix that is 1 if a review has an n-gram, however often."""
-        shape = count, len(self.ngrams)
-        matrix = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape)
-        matrix.data[:] = 1
-        return matrix
+        found = (np.ones(len(rows)), (rows, columns))
+        return sparse.csr_matrix(found, (count, len(self.ngrams))).sign()
 
     def _scale(self, present: sparse.csr_matrix) -> sparse.csr_matrix:
         present.data = self.ratios[present.indices]
@@ -145,44 +121,24 @@ def score(
     return scores
 
 
-def try_all(
-    train: Texts, val: Texts, orders: Sequence[int], costs: Mapping[str, Sequence[float]]
-) -> Iterator[tuple[Choice, dict[str, Any]]]:
-    """Yield each choice with its scores on validation."""
-    for order in orders:
-        features = Features(train, order)
-        rows = features.of(val)
-        for classifier, cost in ((name, cost) for name in costs for cost in costs[name]):
-            trained = fit(features, train.labels, Choice(order, classifier, cost))
-            for mixture in MIXTURES:
-                choice = Choice(order, classifier, cost, mixture)
-                yield choice, score(trained, rows, val.labels, choice)
-
-
-class Clock:
-    """CPU seconds of all threads, and wall time, since the clock was made."""
-
-    def __init__(self) -> None:
-        self.start = time.process_time(), time.perf_counter()
-
-    def read(self) -> dict[str, float]:
-        """Return both."""
-        cpu, wall = self.start
-        seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-        return {f"{name}_seconds": round(spent, 1) for name, spent in seconds.items()}
+def clock() -> Callable[[], dict[str, float]]:
+    """Return a function: CPU seconds of all threads, and wall time, since this call."""
+    clocks = {"cpu_seconds": time.process_time, "wall_seconds": time.perf_counter}
+    start = {name: now() for name, now in clocks.items()}
+    return lambda: {name: round(now() - start[name], 1) for name, now in clocks.items()}
 
 
 def train_and_test(choice: Choice, train: Texts, others: dict[str, Texts]) -> dict[str, Any]:
     """Train a choice; return its scores on other reviews and both times."""
-    clock = Clock()
+    seconds = clock()
     features = Features(train, choice.order)
     trained = fit(features, train.labels, choice)
-    result: dict[str, Any] = {"choice": dataclasses.asdict(choice), "reviews": len(train)}
-    result |= {"ngrams": len(features.ngrams), "training": clock.read()}
-    clock = Clock()
+    result: dict[str, Any] = {"choice": choice._asdict(), "reviews": len(train)}
+    result |= {"ngrams": len(features.ngrams), "training": seconds()}
+    seconds = clock()
     for name, reviews in others.items():
         result[name] = score(trained, features.of(reviews), reviews.labels, choice)
-    return {**result, "scoring": clock.read()}
+    return {**result, "scoring": seconds()}
 
 
 def main() -> None:
@@ -194,32 +150,31 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     dataset = load_dataset(DataConfig(source="tfds", path=given.data_dir))
     train, val, test = (dataset.splits[name] for name in ("train", "val", "test"))
-    clock = Clock()
+    seconds = clock()
     tried = []
-    for choice, scores in try_all(train, val, ORDERS, COSTS):
-        tried.append((choice, scores))
-        print(f"{choice}: {scores['accuracy']:.4f} on {len(val):,}", flush=True)
-    choosing = clock.read()
+    for order in ORDERS:
+        features = Features(train, order)
+        rows = features.of(val)
+        for classifier, cost in ((name, cost) for name in COSTS for cost in COSTS[name]):
+            trained = fit(features, train.labels, Choice(order, classifier, cost))
+            for mixture in MIXTURES:
+                choice = Choice(order, classifier, cost, mixture)
+                tried.append((choice, score(trained, rows, val.labels, choice)))
+                print(*tried[-1], flush=True)
+    choosing = seconds()
     every = Texts.from_texts([*train.texts, *val.texts], [*train.labels, *val.labels])
     results = []
     for name in COSTS:
-        own = [entry for entry in tried if entry[0].classifier == name]
-        best = max(own, key=lambda entry: entry[1]["accuracy"])[0]
+        own = [(scores["accuracy"], choice) for choice, scores in tried if choice[1] == name]
+        best = max(own, key=lambda entry: entry[0])[1]
         results.append(train_and_test(best, train, {"val": val, "test": test}))
         results.append(train_and_test(best, every, {"test": test}))
-    for result in results:
-        scores = result["test"]
-        seconds = result["training"]["cpu_seconds"]
-        trained = f"trained on {result['reviews']:,} in {seconds} CPU seconds"
-        tested = f"test {scores['accuracy']:.4f} on {scores['examples']:,}"
-        print(f"{Choice(**result['choice'])}, {trained}: {tested}")
-    from sentiment_jax.storage.run_directory import describe_environment  # it starts JAX
-
+    print(*results, sep="\n")
     environment = describe_environment()
     content = {
         "choosing": choosing,
         "trained": results,
-        "grid": [{**dataclasses.asdict(choice), **scores} for choice, scores in tried],
+        "grid": [{**choice._asdict(), **scores} for choice, scores in tried],
         "data": dataset.statistics,
         **{name: environment[name] for name in ("python", "machine", "git_revision")},
         "scikit_learn": sklearn.__version__,

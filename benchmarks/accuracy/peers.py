@@ -3,27 +3,23 @@
     python -m benchmarks.accuracy.peers --output=results/accuracy/peers/runs.csv --runs=runs/peers \
         --data=products=products.csv,mr=mr.csv --weights=FOLDER --peers=.venv-peers/bin/python
 
-The peers (peers_torch.py beside this file) run in the Python of --peers, which has torch,
-transformers, setfit and scikit-learn. All read the splits of `data.split_seed`, of which `--labels`
-keeps some.
-Each run is a process of its own, one after another, in turn. `cold` starts with an empty cache
-of compiled steps and linear baselines, `warm` repeats the command with a full one.
+The peers (peers_torch.py) run in the Python of --peers, which has torch, transformers, setfit and
+scikit-learn. All read the splits of `data.split_seed`, of which `--labels` keeps some. Each run is
+a process of its own. `cold` starts with an empty cache of compiled steps and linear baselines,
+`warm` repeats the command with a full one.
 """
 
-import csv
 import itertools
-import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 from absl import app, flags
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, f1_score
 
 from benchmarks.accuracy import rows
 from sentiment_jax.config.recipes import override, read_recipe
@@ -31,7 +27,7 @@ from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
 
-DATA = flags.DEFINE_list("data", None, "NAME=CSV[:TEST[:VALIDATION]],...", required=True)
+DATA = flags.DEFINE_list("data", None, rows.DATA, required=True)
 METHODS = flags.DEFINE_list("methods", ["encoder", "encoder:probe", "trainer"], "what is run")
 LABELS = flags.DEFINE_integer("labels", 0, "labeled texts to keep outside the test split; 0: all")
 DRAWS = flags.DEFINE_list("draws", ["0"], "splits (data.split_seed)")
@@ -42,7 +38,7 @@ PEERS = flags.DEFINE_string("peers", sys.executable, "Python that has the peers"
 RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
 
-PEER_METHODS = ("trainer", "trainer-frozen", "trainer-3", "setfit", "sklearn")
+PEER_METHODS = ("trainer", "trainer-3", "setfit", "sklearn")
 KEY = ("data", "labels", "draw", "seed", "method", "cache")
 COLUMNS = (*KEY, "train", "test", "accuracy", "macro_f1", "wall_s")
 
@@ -54,11 +50,9 @@ def write_splits(settings: Mapping[str, str], folder: Path) -> dict[str, int]:
     recipe = override(read_recipe("encoder"), values | {"model.pretrained": WEIGHTS.value})
     splits = load_dataset(resolve(recipe).data).splits
     for name, split in splits.items():
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["text", "label"])
-            labels = (split.classes[i] for i in split.labels)
-            writer.writerows(zip(split.texts, labels, strict=True))
+        labels = [split.classes[i] for i in split.labels]
+        frame = pd.DataFrame({"text": split.texts, "label": labels})
+        frame.to_csv(folder / f"{name}.csv", index=False)
     return {name: len(split) for name, split in splits.items()}
 
 
@@ -67,12 +61,10 @@ def run_peer(method: str, folder: Path, seed: str) -> tuple[float, float]:
     script = Path(__file__).with_name("peers_torch.py")
     command = [PEERS.value, str(script), method, str(folder), WEIGHTS.value, seed]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with (folder / "predicted.csv").open(newline="", encoding="utf-8") as file:
-        predicted = [row["predicted"] for row in csv.DictReader(file)]
-    with (folder / "test.csv").open(newline="", encoding="utf-8") as file:
-        labels = [row["label"] for row in csv.DictReader(file)]
-    accuracy = statistics.mean(a == b for a, b in zip(predicted, labels, strict=True))
-    return accuracy, float(f1_score(labels, predicted, average="macro"))
+    text = {"dtype": str, "keep_default_na": False}
+    predicted = pd.read_csv(folder / "predicted.csv", **text).predicted
+    labels = pd.read_csv(folder / "test.csv", **text).label
+    return accuracy_score(labels, predicted), f1_score(labels, predicted, average="macro")
 
 
 def run_recipe(
@@ -80,16 +72,14 @@ def run_recipe(
 ) -> tuple[float, float]:
     """Train by a recipe, with a cache of compiled steps and baselines; return the test's scores."""
     shutil.rmtree(workdir, ignore_errors=True)
-    command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
-    command += [f"--workdir={workdir}", f"--config.model.pretrained={WEIGHTS.value}"]
-    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    given = [f"model.pretrained={WEIGHTS.value}"]
+    given += [f"{name}={value}" for name, value in settings.items()]
     environment = {
-        **os.environ,
         "XDG_CACHE_HOME": str(cache),
         "JAX_COMPILATION_CACHE_DIR": str(cache / "xla"),
         "MPLCONFIGDIR": str(cache.parent / "matplotlib"),  # its fonts are sought once
     }
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    rows.run_main([f"--config={recipe}", f"--workdir={workdir}"], given, **environment)
     result = read_json(workdir / "result.json")
     return result["test"]["accuracy"], result["metrics"]["test"]["macro_f1"]
 
@@ -111,41 +101,29 @@ def run(key: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, object
         scores = run_recipe(method, {**settings, "seed": key["seed"]}, workdir, cache)
     wall = time.perf_counter() - start
     counts = {"train": sizes["train"], "test": sizes["test"]}
-    accuracy, macro_f1 = (round(score, 4) for score in scores)
+    accuracy, macro_f1 = (round(float(score), 4) for score in scores)
     return {**key, **counts, "accuracy": accuracy, "macro_f1": macro_f1, "wall_s": round(wall, 1)}
 
 
 def main(_: Sequence[str]) -> None:
     """Run what is not in the table yet, then print means over draws and seeds."""
     output = Path(OUTPUT.value)
-    table = rows.read(output, COLUMNS)
-    done = {tuple(row[name] for name in KEY) for row in table}
-    for entry, draw, seed, method in itertools.product(
-        DATA.value, DRAWS.value, SEEDS.value, METHODS.value
+    done = {tuple(row[name] for name in KEY) for row in rows.read(output, COLUMNS)}
+    sources = rows.sources(DATA.value)
+    for data, draw, seed, method in itertools.product(
+        sources, DRAWS.value, SEEDS.value, METHODS.value
     ):
-        data, _, paths = entry.partition("=")
-        files = zip(("path", "test_path", "validation_path"), paths.split(":"), strict=False)
-        settings = {f"data.{name}": path for name, path in files}
+        settings = dict(setting.split("=", 1) for setting in sources[data])
         settings |= {"data.split_seed": draw, "data.limit": str(LABELS.value)}
-        caches = [""] if method in PEER_METHODS else ["cold", "warm"][: 1 + WARM.value]
-        for cache in caches:
+        for cache in [""] if method in PEER_METHODS else ["cold", "warm"][: 1 + WARM.value]:
             values = (data, str(LABELS.value), draw, seed, method, cache)
-            if values in done:
-                continue
-            row = rows.append(output, run(dict(zip(KEY, values, strict=True)), settings))
-            table.append(row)
-            print(*row.values(), flush=True)
-    groups = defaultdict(list)
-    for row in table:
-        groups[row["data"], row["labels"], row["method"], row["cache"]].append(row)
-    line = "{:12} {:>6} {:14} {:5} {:>4} {:>16} {:>8}".format
-    print(line("data", "labels", "method", "cache", "runs", "accuracy", "seconds"))
-    for key, found in groups.items():
-        accuracies = [float(row["accuracy"]) for row in found]
-        spread = f" ± {statistics.stdev(accuracies):.4f}" if len(found) > 1 else ""
-        seconds = statistics.median(float(row["wall_s"]) for row in found)
-        mean = f"{statistics.mean(accuracies):.4f}{spread}"
-        print(line(*key, len(found), mean, f"{seconds:.0f}"))
+            if values not in done:
+                row = run(dict(zip(KEY, values, strict=True)), settings)
+                rows.append(output, row)
+                print(*row.values(), flush=True)
+    groups = pd.read_csv(output, na_filter=False).groupby(["data", "labels", "method", "cache"])
+    accuracy = groups["accuracy"].agg(["size", "mean", "std"])
+    print(accuracy.round(4).assign(seconds=groups["wall_s"].median()).to_string())
 
 
 if __name__ == "__main__":

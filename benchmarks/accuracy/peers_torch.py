@@ -4,12 +4,10 @@
 
 FOLDER holds train.csv, val.csv and test.csv; predicted.csv is written into it. `trainer` is
 transformers' Trainer with the rate, batch size and epochs of configs/encoder.py, whose best epoch
-by validation accuracy is tested, in bfloat16 where the CPU has instructions for it. It trains all
-parameters; `trainer-frozen` keeps the embeddings, as that recipe does, and `trainer-3` has three
-epochs. `setfit` is SetFit (Tunstall
-et al., 2022) with its defaults, but for 20 sampled pairs of each kind per text. `sklearn` is TF-IDF
-of words, bigrams and character n-grams with logistic regression, its C by cross-validation, on
-train and val together.
+by validation accuracy is tested, in bfloat16 where the CPU has instructions for it; `trainer-3` has
+three epochs. `setfit` is SetFit (Tunstall et al., 2022) with its defaults, but for 20 sampled pairs
+of each kind per text. `sklearn` is TF-IDF of words, bigrams and character n-grams with logistic
+regression, its C by cross-validation, on train and val together.
 Imports neither the package nor JAX.
 """
 
@@ -21,21 +19,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-
-def read(folder: Path) -> dict[str, pd.DataFrame]:
-    """Return the three splits."""
-    names = ("train", "val", "test")
-    return {name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False) for name in names}
+Splits = dict[str, pd.DataFrame]
 
 
-def trainer(
-    splits: dict[str, pd.DataFrame],
-    folder: Path,
-    weights: str,
-    seed: int,
-    frozen: bool = False,
-    epochs: int = 2,
-) -> np.ndarray:
+def trainer(splits: Splits, folder: Path, weights: str, seed: int, epochs: int = 2) -> np.ndarray:
     """Fine-tune by transformers' Trainer."""
     import torch
     import transformers
@@ -54,7 +41,6 @@ def trainer(
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         weights, num_labels=len(classes)
     )
-    model.base_model.embeddings.requires_grad_(not frozen)
     steps = math.ceil(len(sets["train"]) / 32)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder / "trainer"),
@@ -88,7 +74,7 @@ def trainer(
     return np.array(classes)[run.predict(sets["test"]).predictions.argmax(-1)]
 
 
-def setfit(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: int) -> np.ndarray:
+def setfit(splits: Splits, folder: Path, weights: str, seed: int) -> np.ndarray:
     """Fine-tune the encoder on contrastive pairs, then fit a logistic regression."""
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
@@ -105,7 +91,7 @@ def setfit(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: in
     return np.array(classes)[np.asarray(model.predict(splits["test"].text.tolist()))]
 
 
-def sklearn(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: int) -> np.ndarray:
+def sklearn(splits: Splits, folder: Path, weights: str, seed: int) -> np.ndarray:
     """Fit the linear model that five lines of scikit-learn give."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegressionCV
@@ -126,14 +112,12 @@ def sklearn(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: i
 
 def main(method: str, folder: str, weights: str, seed: str) -> None:
     """Train by one method; write the classes that it predicts for the test texts."""
-    splits = read(Path(folder))
-    methods = {
-        "trainer": trainer,
-        "trainer-frozen": functools.partial(trainer, frozen=True),
-        "trainer-3": functools.partial(trainer, epochs=3),
-        "setfit": setfit,
-        "sklearn": sklearn,
+    splits = {
+        name: pd.read_csv(Path(folder, f"{name}.csv"), keep_default_na=False)
+        for name in ("train", "val", "test")
     }
+    methods = {"trainer": trainer, "setfit": setfit, "sklearn": sklearn}
+    methods["trainer-3"] = functools.partial(trainer, epochs=3)
     predicted = methods[method](splits, Path(folder), weights, int(seed))
     pd.DataFrame({"predicted": predicted}).to_csv(Path(folder) / "predicted.csv", index=False)
 

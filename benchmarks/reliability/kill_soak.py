@@ -11,105 +11,42 @@ The others come within 100 ms of the appearance of a certain file: the stages of
 
 import argparse
 import collections
-import datetime
 import math
 import os
-import platform
 import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-
-from benchmarks.reliability import comparing
-from sentiment_jax.storage.checkpoints import MANIFEST
+from benchmarks.reliability import comparing, soaks
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import RunDirectory, describe_environment
 
-SMALL = [
-    *("--config=configs/lstm.py:sample", "--config.log_every=1", "--config.checkpoint_every=4"),
-    *("--config.data.max_length=24", "--config.data.length_buckets=(12,)"),
-    *("--config.model.embedding_size=8", "--config.model.hidden_size=6"),
-    *("--config.model.dense_size=5", "--config.cpu_devices=1"),
-    "--config.linear_baseline=False",  # a kill before it leaves a finished run without one
-]
-TRAINING = [*SMALL, "--config.epochs=8"]
-BERT = [
-    *("--config=configs/bert.py:tiny", "--config.epochs=3", "--config.checkpoint_every=5"),
-    *("--config.log_every=1", "--config.data.limit=120", "--config.data.max_length=24"),
-    *("--config.data.length_buckets=(12,)", "--config.data.vocabulary_size=300"),
-    "--config.linear_baseline=False",
-]
-SWEEP = [
-    *(*SMALL, "--mode=sweep", "--config.epochs=2", "--config.data.limit=120"),
-    *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=16", "--sweep_learning_rate=1e-2,1e30"),
-    *("--config.optimizer.clip_norm=0", "--sweep_seeds=0,1"),
-]
-CROSS_VALIDATION = [
-    *(*SMALL, "--config.epochs=2", "--config.data.folds=3", "--config.data.limit=120"),
-    "--config.data.test_limit=40",
-]
+DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+FLAGS = {name: flags.split() for name, flags in DATA["flags"].items()}
+SMALL, BERT = FLAGS["small"], FLAGS["bert"]
+TRAINING, SWEEP, FOLDS = (
+    [*SMALL, *FLAGS[name]] for name in ("training", "sweep", "cross-validation")
+)
+MOMENTS = DATA["moments"]
+KINDS = {  # what is started, and the file below its directory that a targeted kill waits for
+    "training": (TRAINING, MOMENTS["training"]),
+    "bert": (BERT, MOMENTS["training"]),
+    "sweep": (SWEEP, MOMENTS["sweep"]),
+    "cross-validation": (FOLDS, MOMENTS["cross-validation"]),
+}
 KILLS_EACH = 6  # of one training run or sweep, which then runs to its end
-
-# The file below the directory that a targeted kill waits for.
-TRAINING_MOMENTS = {
-    "a save begins (after a validation, too)": "checkpoints/*.partial",
-    "a manifest is written": "checkpoints/*.partial/.MANIFEST.json.*",
-    "a manifest is there": "checkpoints/*.partial/MANIFEST.json",
-    "a checkpoint appears": "checkpoints/*[0-9]",
-    "a checkpoint is deleted": "checkpoints/*.deleted",
-    "metrics.jsonl is rewritten": ".metrics.jsonl.*",
-    "config.json is written": ".config.json.*",
-    "the test set is scored": "predictions.csv",
-    "curves are drawn": "curves.png",
-    "result.json is written": ".result.json.*",
-}
-SWEEP_MOMENTS = {
-    "sweep.json is written": ".sweep.json.*",
-    "the next run begins": "*/lock",
-    "a run's result.json": "*/result.json",
-    "a run's failed.json": "*/failed.json",
-    "a save in a run": "*/checkpoints/*.partial",
-    "a checkpoint appears in a run": "*/checkpoints/*[0-9]",
-    "a checkpoint of a run is deleted": "*/checkpoints/*.deleted",
-    "the winner is retrained": "final/*/lock",
-    "the winner is tested": "final/*/predictions.csv",
-    "table.csv is written": ".table.csv.*",
-}
-
-ARRAY = RunDirectory(Path()).probabilities.name
-CROSS_VALIDATION_MOMENTS = {
-    "a fold begins": "folds/*/lock",
-    "a save begins in a fold": "folds/*/checkpoints/*.partial",
-    "a checkpoint appears in a fold": "folds/*/checkpoints/*[0-9]",
-    "a checkpoint of a fold is deleted": "folds/*/checkpoints/*.deleted",
-    "a fold's probabilities are written": f"folds/*/.{ARRAY}.*",
-    "a fold's probabilities are there": f"folds/*/{ARRAY}",
-    "a fold's env.json is written": "folds/*/.env.json.*",
-    "a fold's result.json": "folds/*/result.json",
-    "the pooled predictions": "predictions-val.csv",
-    "a save begins in the last fit": "checkpoints/*.partial",
-    "a checkpoint appears in the last fit": "checkpoints/*[0-9]",
-    "the test set is scored": "predictions.csv",
-    "result.json is written": ".result.json.*",
-}
 
 
 def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
     """Start or resume the command."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "sentiment_jax.main", f"--workdir={workdir}", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "TQDM_DISABLE": "1"},
-    )
+    command = [sys.executable, "-m", "sentiment_jax.main", f"--workdir={workdir}", *arguments]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env={**os.environ, "TQDM_DISABLE": "1"}, **piped)
 
 
 def wait_for(
@@ -169,17 +106,9 @@ def kill_somewhere(
 
 def where_it_landed(workdir: Path, pid: int) -> str:
     """Return the phase that a killed training run was in, inferred from its files."""
-    if (workdir / "result.json").exists():
-        return "after result.json"
-    folder = workdir / "checkpoints"
-    if any(folder.glob(f"*.partial/{MANIFEST}")):
-        return "between a manifest and the checkpoint's name"
-    if any(folder.glob("*.partial")):
-        return "in the middle of a save"
-    if any(folder.glob("*.deleted")):
-        return "in a deletion"
-    if any(workdir.glob(f".*.{pid}")):
-        return "while a file was written"
+    for phase, path in DATA["phases"].items():
+        if any(workdir.glob(path.format(pid=pid))):
+            return phase
     records = read_metrics(workdir / "metrics.jsonl")
     if not (workdir / "config.json").exists() or not records:
         return "before the first step"
@@ -208,98 +137,81 @@ def phase(directory: Path, pid: int) -> str:
     return f"sweep: {where_it_landed((set(runs) - set(ended)).pop(), pid)}"
 
 
-def finished_runs(directory: Path) -> dict:
+def finished_runs(directory: Path) -> dict[Path, tuple[bytes, int]]:
     """Return the files of a sweep's finished runs, without their locks."""
     runs = [path.parent for path in directory.glob("**/result.json")]
-    files = [(path, f) for run in runs for path, f in comparing.contents(run).items()]
     return {
-        path: f
-        for path, f in files
+        path: file
+        for run in runs
+        for path, file in comparing.contents(run).items()
         if path.name not in ("lock", "log.txt")
         and not {"folds", "checkpoints"} <= {*path.parts}  # which a fold keeps only for a while
     }
 
 
-KINDS = {
-    "training": (TRAINING, TRAINING_MOMENTS),
-    "bert": (BERT, TRAINING_MOMENTS),
-    "sweep": (SWEEP, SWEEP_MOMENTS),
-    "cross-validation": (CROSS_VALIDATION, CROSS_VALIDATION_MOMENTS),
-}
+def measure(name: str, workdir: Path) -> float:
+    """Run a command undisturbed; return its seconds after the start-up."""
+    for _ in range(2):  # the second finds compiled programs, like all later ones
+        shutil.rmtree(workdir, ignore_errors=True)
+        begun = time.time_ns()
+        process = start(KINDS[name][0], workdir)
+        wait_for(process, lambda begun=begun: has_begun(workdir, begun))
+        clock = time.monotonic()
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    return time.monotonic() - clock
 
 
-def soak(
-    kills: int, seed: int, kinds: list[str], root: Path
-) -> tuple[list[tuple[str, str]], int, str]:
-    """Return (aim, phase) of every kill, the number of ended runs and sweeps, and the failure."""
-    rng = random.Random(seed)
-    durations = {}
-    for name in kinds:
-        arguments, _ = KINDS[name]
-        for _ in range(2):  # the second finds compiled programs, like all later ones
-            shutil.rmtree(root / name, ignore_errors=True)
-            process = start(arguments, root / name)
-            begun = time.time_ns()
-            wait_for(process, lambda b=begun, n=name: has_begun(root / n, b))
-            clock = time.monotonic()
-            output, _ = process.communicate()
-            durations[name] = time.monotonic() - clock
-        if process.returncode:
-            return [], 0, output
-    landed = []
-    ended = 0
-    began = time.monotonic()
-    while len(landed) < kills:
-        name = kinds[ended % len(kinds)]
-        arguments, moments = KINDS[name]
-        workdir = root / f"{name}-{ended}"
-        own = 0
-        left = durations[name]
-        kept: dict = {}
-        while True:
-            process = start(arguments, workdir)
-            aim = ""
-            had = 0.0
-            if own < KILLS_EACH and len(landed) < kills:
-                aim, had = kill_somewhere(process, workdir, moments, left, rng)
-            output, _ = process.communicate()
-            now = finished_runs(workdir)
-            if changed := [path for path, file in kept.items() if now.get(path) != file]:
-                return landed, ended, f"a finished run's {changed[0]} was touched"
-            kept = now
-            if not aim:
-                break
-            own += 1
-            left = max(left - had, durations[name] / 4)
+def attack(
+    name: str, workdir: Path, seconds: float, kills: int, rng: random.Random
+) -> tuple[list[tuple[str, str]], str]:
+    """Kill a command, start it again and so on; return (aim, phase) of each kill, and a failure."""
+    arguments, moments = KINDS[name]
+    landed: list[tuple[str, str]] = []
+    left = seconds
+    kept: dict = {}
+    aim = "first"
+    while aim:
+        process = start(arguments, workdir)
+        aim = ""
+        if len(landed) < kills:
+            aim, had = kill_somewhere(process, workdir, moments, left, rng)
+        output, _ = process.communicate()
+        now = finished_runs(workdir)
+        if changed := [path for path, file in kept.items() if now.get(path) != file]:
+            return landed, f"a finished run's {changed[0]} was touched"
+        kept = now
+        if aim:
+            left = max(left - had, seconds / 4)
             landed.append((aim, phase(workdir, process.pid)))
-            done = len(landed)
-            eta = (time.monotonic() - began) / done * (kills - done)
-            print(
-                f"{done:>4}/{kills}  {name} {ended}: {landed[-1][1]} (aimed at: {aim})  "
-                f"ETA {eta:.0f} s",
-                flush=True,
-            )
-        if process.returncode:
-            return landed, ended, f"exit code {process.returncode}: {output}"
-        if left_over := list(workdir.rglob("*.corrupt")):
-            return landed, ended, f"{left_over[0]} was set aside"
-        if wrong := comparing.difference_of_all(root / name, workdir):
-            return landed, ended, f"{workdir} differs from the uninterrupted {name}: {wrong}"
-        ended += 1
-        shutil.rmtree(workdir)
-    return landed, ended, ""
+    if process.returncode:
+        return landed, f"exit code {process.returncode}: {output}"
+    if left_over := list(workdir.rglob("*.corrupt")):
+        return landed, f"{left_over[0]} was set aside"
+    wrong = comparing.difference_of_all(workdir.with_name(name), workdir)
+    return landed, wrong and f"{workdir} differs from the uninterrupted {name}: {wrong}"
 
 
-def report(arguments, landed, ended, wrong, seconds) -> str:
-    """Return the log in Markdown."""
-    command = f"python -m benchmarks.reliability.kill_soak --kills={arguments.kills}"
-    command += f" --seed={arguments.seed} --kinds={arguments.kinds}"
-    machine = f"{describe_environment()['machine']}; Python {platform.python_version()}, "
+def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
+    """Attack commands of all kinds in turn; return the failure and the lines of the log."""
+    rng = random.Random(given.seed)
+    kinds = given.kinds.split(",")
+    durations = {name: measure(name, root / name) for name in kinds}
+    landed: list[tuple[str, str]] = []
+    ended = 0
+    wrong = ""
+    while len(landed) < given.kills and not wrong:
+        name = kinds[ended % len(kinds)]
+        workdir = root / f"{name}-{ended}"
+        count = min(KILLS_EACH, given.kills - len(landed))
+        found, wrong = attack(name, workdir, durations[name], count, rng)
+        landed += found
+        ended += not wrong
+        print(f"{len(landed):>4}/{given.kills}  {name}: {found} {wrong}", flush=True)
+        if not wrong:
+            shutil.rmtree(workdir)
     lines = [
-        *("# Kill soak", ""),
-        f"`{command}`, {datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
-        "",
-        f"{len(landed)} SIGKILLs of {ended} commands ({arguments.kinds}) on the embedded sample, "
+        f"{len(landed)} SIGKILLs of {ended} commands ({given.kinds}) on the embedded sample, "
         "each followed by the same command. Compared with the uninterrupted ones: parameters and "
         "optimizer state of all checkpoints bitwise, every line of metrics.jsonl once and equal, "
         "result.json, predictions.csv, the sweep's table, the probabilities of all folds; files of "
@@ -307,32 +219,10 @@ def report(arguments, landed, ended, wrong, seconds) -> str:
         *("", f"**Result: {'FAILED: ' + wrong if wrong else 'all equal.'}**"),
     ]
     for title, column in (("where the kill landed", 1), ("what it was aimed at", 0)):
-        lines += ["", f"| {title} | kills |", "| --- | ---: |"]
         counts = collections.Counter(kill[column] for kill in landed)
-        lines += [f"| {name} | {count} |" for name, count in counts.most_common()]
-    return "\n".join(lines) + "\n"
-
-
-def main() -> int:
-    """Parse the command line, run the soak, write the log."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", default=",".join(KINDS), help="what is killed, in turn")
-    parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
-    arguments = parser.parse_args()
-    clock = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="kill_soak_"))
-    landed, ended, wrong = soak(arguments.kills, arguments.seed, arguments.kinds.split(","), folder)
-    if not wrong:  # else keep it for inspection
-        shutil.rmtree(folder)
-    log = report(arguments, landed, ended, wrong, time.monotonic() - clock)
-    print(log)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(log)
-    return int(bool(wrong))
+        lines += ["", *soaks.table([title], ["kills"], counts.most_common())]
+    return wrong, lines
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(soaks.run("Kill soak", ("kills", 100), soak, kinds=",".join(KINDS)))

@@ -44,19 +44,16 @@ def main() -> None:
             return 0
         return 1 + max((layer(below, (*path, unit)) for below in imports[unit]), default=0)
 
-    layers = {unit: layer(unit) for unit in imports}
-    for unit in sorted(imports, key=lambda unit: (-layers[unit], unit)):
-        own = sum(
-            n for name, n in lines.items() if name in (f"{unit}.py",) or name.startswith(f"{unit}/")
-        )
-        print(f"layer {layers[unit]:>2}  {unit:12} {own:>5} lines")
+    for unit in sorted(imports, key=lambda unit: (-layer(unit), unit)):
+        own = sum(n for name, n in lines.items() if name.startswith((f"{unit}/", f"{unit}.py")))
+        print(f"layer {layer(unit):>2}  {unit:12} {own:>5} lines")
     core = sum(n for name, n in lines.items() if name.startswith(CORE))
-    edges = sum(len(below) for below in imports.values())
     print(f"{sum(lines.values()):,} lines; the core ({', '.join(CORE)}) {core:,}")
+    edges = sum(map(len, imports.values()))
     print(
-        f"{len(imports)} units in {max(layers.values())} layers, {edges} import edges, "
-        f"{len(cycles)} cycles {sorted(cycles) or ''}"
+        f"{len(imports)} units in {max(map(layer, imports))} layers, {edges} import edges", end=""
     )
+    print(f", {len(cycles)} cycles {sorted(cycles) or ''}")
 
 
 if __name__ == "__main__":

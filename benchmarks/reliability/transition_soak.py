@@ -3,71 +3,50 @@
     python -m benchmarks.reliability.transition_soak --kills=200 \
         --output=results/reliability/faults/transition_soak.md
 
-Files opened for writing, renamed, deleted, folders made and removed are counted by an audit hook of
-the interpreter, in a forked child, so that every n hits. Trainings, cross-validations, sweeps, and
-trainings with --fresh over a finished run, over a cross-validation, and over one whose checkpoints/
-is a link. Then the same command runs again, without --fresh. It must end bitwise equal to the
-uninterrupted one, or, before --fresh has taken the old run away, find that run whole.
+An audit hook of the interpreter counts files opened for writing, renamed, deleted, and folders made
+and removed, in a forked child, so that every n hits. The commands are in KINDS. Then the same
+command runs again, without --fresh. It must end bitwise equal to the uninterrupted one, or, before
+--fresh has taken the old run away, find that run whole.
 """
 
 import argparse
 import collections
-import contextlib
-import datetime
 import os
-import platform
 import random
 import shutil
 import signal
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability import comparing
+from benchmarks.reliability import comparing, soaks
 from configs import lstm
 from sentiment_jax.config.recipes import override
 from sentiment_jax.modes.sweep import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import startup
-from sentiment_jax.storage.run_directory import describe_environment
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
-SMALL = {
-    "cpu_devices": 1,
-    "epochs": 2,
-    "log_every": 2,
-    "checkpoint_every": 3,
-    "linear_baseline": False,
-    "data.limit": 60,
-    "data.test_limit": 30,
-    "data.max_length": 24,
-    "data.length_buckets": (),
-    "model.embedding_size": 8,
-    "model.hidden_size": 6,
-    "model.dense_size": 5,
-}
-AXES = {
-    "procedure": "grid",
-    "optimizer": ("adam", "sgd"),
-    "batch_size": (16,),
-    "learning_rate": (3e-3,),
-    "seeds": (0,),
-}
+SMALL = {"cpu_devices": 1, "epochs": 2, "log_every": 2, "checkpoint_every": 3}
+SMALL |= {"linear_baseline": False, "data.limit": 60, "data.test_limit": 30}
+SMALL |= {"data.max_length": 24, "data.length_buckets": ()}
+SMALL |= {"model.embedding_size": 8, "model.hidden_size": 6, "model.dense_size": 5}
+AXES = {"procedure": "grid", "optimizer": ("adam", "sgd"), "batch_size": (16,)}
+AXES |= {"learning_rate": (3e-3,), "seeds": (0,)}
 OLD = override(lstm.get_config("sample"), SMALL)
 OLD_FOLDS = override(OLD, {"data.folds": 2})
 NEW, NEW_FOLDS = (override(config, {"seed": 5}) for config in (OLD, OLD_FOLDS))
 # What runs, over which earlier run; a sweep has no config of its own here.
+EARLIER = {"old": OLD, "old_folds": OLD_FOLDS}
 KINDS = {
-    "training": (NEW, None),
-    "cross-validation": (NEW_FOLDS, None),
-    "sweep": (None, None),
-    "--fresh over a run": (NEW, OLD),
-    "--fresh over a run with linked checkpoints": (NEW, OLD),
-    "--fresh over a cross-validation": (NEW, OLD_FOLDS),
-    "--fresh cross-validation over another": (NEW_FOLDS, OLD_FOLDS),
+    "training": (NEW, ""),
+    "cross-validation": (NEW_FOLDS, ""),
+    "sweep": (None, ""),
+    "--fresh over a run": (NEW, "old"),
+    "--fresh over a run with linked checkpoints": (NEW, "old"),
+    "--fresh over a cross-validation": (NEW, "old_folds"),
+    "--fresh cross-validation over another": (NEW_FOLDS, "old_folds"),
 }
 counting: dict[str, Any] = {"on": False, "done": 0, "last": None, "cache": ""}
 
@@ -93,11 +72,11 @@ def fork(work: Callable[[], Any], log: Path, last: int | None = None) -> tuple[i
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         counting.update(on=True, done=0, last=last)
-        status = 0
+        status = 1
         try:
             work()
+            status = 0
         except BaseException as error:
-            status = 1
             print(f"{type(error).__name__}: {error}", flush=True)
         counting["on"] = False
         os.write(writer, str(counting["done"]).encode())
@@ -118,13 +97,11 @@ class Soak:
         self.random = random.Random(seed)
         self.hit: collections.defaultdict[str, list[int]] = collections.defaultdict(list)
         self.changes: dict[str, int] = {}
-        for name, config in {"old": OLD, "old_folds": OLD_FOLDS}.items():
+        for name, config in EARLIER.items():
             self.must(self.command(config, root / name))
-        for name in KINDS:
-            config, before = KINDS[name]
+        for name, (config, before) in KINDS.items():
             workdir = self.prepare(name, root / name.replace("/", ""))
-            fresh = before is not None
-            self.changes[name] = self.must(self.command(config, workdir, fresh=fresh))
+            self.changes[name] = self.must(self.command(config, workdir, fresh=bool(before)))
 
     def command(self, config: Any, workdir: Path, fresh: bool = False) -> Callable[[], Any]:
         """Return what trains, or sweeps if there is no config, in a child."""
@@ -146,9 +123,8 @@ class Soak:
 
     def prepare(self, name: str, workdir: Path) -> Path:
         """Put the earlier run, if any, where the new one goes."""
-        before = KINDS[name][1]
-        if before is not None:
-            shutil.copytree(self.root / ("old_folds" if before is OLD_FOLDS else "old"), workdir)
+        if before := KINDS[name][1]:
+            shutil.copytree(self.root / before, workdir)
         if "linked" in name:
             linked = workdir.with_name(f"{workdir.name}.linked")
             (workdir / "checkpoints").rename(linked)
@@ -160,7 +136,7 @@ class Soak:
         name = self.random.choice([*KINDS])
         config, before = KINDS[name]
         workdir = self.prepare(name, self.root / str(number))
-        fresh = before is not None
+        fresh = bool(before)
         for _ in range(self.random.choice((2, 3, 4))):
             early = fresh and self.random.random() < 0.7  # the old run's removal
             last = self.random.randint(1, 100 if early else self.changes[name])
@@ -171,9 +147,8 @@ class Soak:
                 return f"{name}, {last}: {self.log.read_text()[-2000:]}"
             fresh = fresh and self.random.random() < 0.5
         status, _ = fork(self.command(config, workdir), self.log)
-        if status and before is not None and "another config" in self.log.read_text():
-            old = "old_folds" if before is OLD_FOLDS else "old"
-            if wrong := self.compare(self.root / old, workdir):
+        if status and before and "another config" in self.log.read_text():
+            if wrong := self.compare(self.root / before, workdir):
                 return f"{name}: the old run is there, but not whole: {wrong}"
             status, _ = fork(self.command(config, workdir, fresh=True), self.log)
         if status:
@@ -201,48 +176,30 @@ class Soak:
         return answer.read_text()
 
 
-def main() -> int:
-    """Parse the command line, run the soak, write the log."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
-    arguments = parser.parse_args()
-    clock = time.monotonic()
+def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
+    """Kill commands of all kinds in turn; return the failure and the lines of the log."""
     startup.use_wide_vectors()
     os.environ["JAX_PLATFORMS"] = "cpu"
-    root = Path(tempfile.mkdtemp(prefix="transition_soak_"))
     os.environ["XDG_CACHE_HOME"] = counting["cache"] = str(root / "cache")
     sys.addaudithook(count)
-    soak = Soak(root, arguments.seed)
+    kills = Soak(root, given.seed)
     wrong = ""
     commands = 0
-    while not wrong and sum(map(len, soak.hit.values())) < arguments.kills:
-        wrong = soak.kill(commands)
+    while not wrong and sum(map(len, kills.hit.values())) < given.kills:
+        wrong = kills.kill(commands)
         commands += 1
-        print(f"{sum(map(len, soak.hit.values()))}/{arguments.kills}", end="\r", flush=True)
-    machine = f"{describe_environment()['machine']}; Python {platform.python_version()}"
-    command = "python -m benchmarks.reliability.transition_soak"
-    command += f" --kills={arguments.kills} --seed={arguments.seed}"
-    lines = [
-        *("# Kills before a change to the file system", ""),
-        f"`{command}`, {datetime.date.today()}, {machine}, {time.monotonic() - clock:.0f} s.",
-        "",
-        f"**Result of {commands} commands: {'FAILED: ' + wrong if wrong else 'all equal.'}**",
-        *("", "| command | its changes | kills | before different changes |"),
-        "|---|---:|---:|---:|",
+        print(f"{sum(map(len, kills.hit.values()))}/{given.kills}", end="\r", flush=True)
+    rows = [
+        (name, kills.changes[name], len(hit), len({*hit}))
+        for name, hit in sorted(kills.hit.items())
     ]
-    for name, hit in sorted(soak.hit.items()):
-        lines.append(f"| {name} | {soak.changes[name]} | {len(hit)} | {len({*hit})} |")
-    log = "\n".join(lines) + "\n"
-    print(log)
-    if arguments.output:
-        arguments.output.write_text(log)
-    if not wrong:  # else it is kept for inspection
-        with contextlib.suppress(OSError):
-            shutil.rmtree(root)
-    return int(bool(wrong))
+    lines = [
+        f"**Result of {commands} commands: {'FAILED: ' + wrong if wrong else 'all equal.'}**",
+        "",
+        *soaks.table(["command"], ["its changes", "kills", "before different changes"], rows),
+    ]
+    return wrong, lines
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(soaks.run("Kills before a change to the file system", ("kills", 200), soak))

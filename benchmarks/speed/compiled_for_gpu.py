@@ -3,10 +3,9 @@
     python -m benchmarks.speed.compiled_for_gpu --output=results/speed/gpu [--only=REGEX]
 
 Needs the CUDA wheels (`requirements.txt`), but neither driver nor device; up to a minute of CPU for
-each case. Rows of other versions of jax are kept. Nothing here is a measurement: no kernel is run,
-and none is tuned, which XLA does on the device. The roofline takes each kernel's matrix products at
-the card's rate or its bytes at the memory's bandwidth, whichever is slower. The MFU ceiling is the
-model's FLOPs divided by that time and by the rate of products in its dtype.
+each case. Rows of other versions of jax are kept. No kernel is run, and none is tuned, which XLA
+does on the device. The MFU ceiling is the model's FLOPs divided by the time of the kernels (hlo.py)
+and by the rate of products in its dtype.
 """
 
 import os
@@ -16,6 +15,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # keeps the CUDA plug-in from asking for a 
 import argparse
 import dataclasses
 import importlib.metadata
+import itertools
 import re
 import time
 from pathlib import Path
@@ -42,38 +42,10 @@ from sentiment_jax.training.objectives.replaced_token_detection import ReplacedT
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 
-# An H100 SXM of 80 GB as CUDA's queries describe it: XLA's GpuTargetConfigProto, in text.
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  registers_per_block_limit: 65536
-  registers_per_core_limit: 65536
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  core_count: 132
-  fpus_per_core: 128
-  clock_rate_ghz: 1.98
-  memory_bandwidth: 3352320000000
-  device_memory_size: 84942979072
-  l2_cache_size: 52428800
-  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
-  name: "NVIDIA H100 80GB HBM3"
-}
-platform_name: "CUDA"
-runtime_version { major: 12 minor: 9 patch: 0 }
-dnn_version_info { major: 9 minor: 10 patch: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
+H100 = Path(__file__).with_name("h100.txtpb").read_text()
 # Untuned, XLA uses Triton for every product and fuses what follows into it. A device may choose
 # cuBLAS, which fuses less: this counts the bytes of cuBLAS.
 OPTIONS = {"xla_gpu_enable_triton_gemm": False}
-CUDNN = {"attention": "cudnn", "attention_dropout": 0.0}
 ADAM = OptimizerConfig(name="adam", weight_decay=0.0, clip_norm=0.0)
 ADAMW = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)
 PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "nvidia-cudnn-cu12")
@@ -98,27 +70,27 @@ class Case:
 def cases() -> list[Case]:
     """Return the study's steps and those of `:pretrain`."""
     training = Classification()
+
+    def both(what: str, model: dict[str, Any], length: int, batch_size: int) -> list[Case]:
+        return [
+            Case(f"{what}, training", model, length, batch_size, training),
+            Case(f"{what}, evaluation", model, length, batch_size),
+        ]
+
     listed: list[Case] = []
-    for encoder in ("bert", "electra"):
-        for length in (128, 512):
-            for batch_size in (16, 32):
-                for attention, settings in (("xla", {}), ("cudnn", CUDNN)):
-                    model = {"name": encoder, "dtype": "bfloat16", **settings}
-                    what = f"{encoder} {length} tokens, batch {batch_size}, {attention}"
-                    listed += [
-                        Case(f"{what}, training", model, length, batch_size, training),
-                        Case(f"{what}, evaluation", model, length, batch_size),
-                    ]
-        for attention, settings in (("xla", {}), ("cudnn", CUDNN)):
-            model = {"name": encoder, "dtype": "bfloat16", **settings}
-            what = f"{encoder} 256 tokens, batch 32, {attention}, pre-training"
-            listed.append(Case(what, model, 256, 32, PRETRAINING[encoder]))
+    for name in ("bert", "electra"):
+        kinds = {"xla": {"name": name, "dtype": "bfloat16"}}
+        kinds["cudnn"] = {**kinds["xla"], "attention": "cudnn", "attention_dropout": 0.0}
+        for length, size, attention in itertools.product((128, 512), (16, 32), kinds):
+            what = f"{name} {length} tokens, batch {size}, {attention}"
+            listed += both(what, kinds[attention], length, size)
+        for attention, model in kinds.items():
+            what = f"{name} 256 tokens, batch 32, {attention}, pre-training"
+            listed.append(Case(what, model, 256, 32, PRETRAINING[name]))
     what = "bert 128 tokens, batch 32, float32, training"
     listed.append(Case(what, {"name": "bert"}, 128, 32, training))
-    for batch_size in (256, 512):
-        what = f"lstm 400 words, batch {batch_size}"
-        listed.append(Case(f"{what}, training", {"name": "lstm"}, 400, batch_size, training))
-        listed.append(Case(f"{what}, evaluation", {"name": "lstm"}, 400, batch_size))
+    for size in (256, 512):
+        listed += both(f"lstm 400 words, batch {size}", {"name": "lstm"}, 400, size)
     return listed
 
 
@@ -164,18 +136,20 @@ def key(row: dict[str, Any]) -> tuple[str, str]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows in Markdown."""
-    lines = [
-        "| step | jax | kernels | launches | TFLOP | GB moved | peak GiB | compute ms | "
-        "memory ms | roofline ms | ceiling of MFU |",
-        "|---|---|" + "---:|" * 9,
-    ]
+    forms = {
+        **{"kernels": ",", "launches": ",", "TFLOP": ".2f", "GB moved": ".1f", "peak GiB": ".2f"},
+        **dict.fromkeys(("compute ms", "memory ms", "roofline ms"), ".1f"),
+        "ceiling of MFU": ".0%",
+    }
+    names = ["kernels", "launches", "teraflops", "gigabytes", "peak_gibibytes"]
+    names += ["compute_ms", "memory_ms", "roofline_ms", "mfu_ceiling"]
+    lines = [f"| step | jax | {' | '.join(forms)} |", "|---|---|" + "---:|" * len(forms)]
     for row in rows:
-        lines.append(
-            f"| {' | '.join(key(row))} | {row['kernels']:,} | {row['launches']:,} | "
-            f"{sum(row['teraflops'].values()):.2f} | {row['gigabytes']:.1f} | "
-            f"{row['peak_gibibytes']:.2f} | {row['compute_ms']:.1f} | {row['memory_ms']:.1f} | "
-            f"{row['roofline_ms']:.1f} | {row['mfu_ceiling']:.0%} |"
-        )
+        whole = {**row, "teraflops": sum(row["teraflops"].values())}
+        cells = [
+            format(whole[name], form) for name, form in zip(names, forms.values(), strict=True)
+        ]
+        lines.append(f"| {' | '.join([*key(row), *cells])} |")
     return "\n".join(lines) + "\n"
 
 

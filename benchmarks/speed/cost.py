@@ -12,20 +12,18 @@ pre-trainings of different lengths, with the seconds of the pre-training alone.
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from sentiment_jax.analysis.figures import COLORS, MARKERS, WIDTH, panels
 
 RESULTS = Path("results")
-SIDES = {  # label side -> offset in points from the marker, and the horizontal alignment
-    "right above": (7, 3, "left"),
-    "right below": (7, -10, "left"),
-    "above": (0, 7, "center"),
-    "below": (0, -18, "center"),
-    "left above": (-7, 3, "right"),
-    "left below": (-7, -10, "right"),
-}
+ACCURACY = "accuracy, 25,000 test reviews"
+# label side -> offset in points from the marker, and the horizontal alignment
+SIDES = {"right above": (7, 3, "left"), "right below": (7, -10, "left"), "above": (0, 7, "center")}
+SIDES |= {"below": (0, -18, "center"), "left above": (-7, 3, "right")}
+SIDES |= {"left below": (-7, -10, "right")}
 
 
 def read_costs(results: Path, file: str = "costs.csv") -> pd.DataFrame:
@@ -68,21 +66,13 @@ def draw(costs: pd.DataFrame, path: Path) -> None:
                 fill = style["color"] if row["measured"] == "yes" else "none"
                 axes.errorbar(hours, row["test"], row["sd"], markerfacecolor=fill, **style)
                 x, y, side = SIDES[row["label side"]]
-                axes.annotate(
-                    row["label"],
-                    xy=(hours, row["test"]),
-                    xytext=(x, y),
-                    textcoords="offset points",
-                    fontsize="small",
-                    ha=side,
-                )
+                annotate(axes, row["label"], (hours, row["test"]), xytext=(x, y), ha=side)
             axes.plot([], [], label=family, **style)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlim(0.004, 150)
         axes.margins(y=0.12)
-        axes.set_xlabel("CPU hours of training (hollow: upper bound)")
-        axes.set_ylabel("accuracy, 25,000 test reviews")
+        axes.set(xlim=(0.004, 150), xlabel="CPU hours of training (hollow: upper bound)")
+        axes.set_ylabel(ACCURACY)
         axes.grid()
         axes.legend(loc="lower right")
 
@@ -93,19 +83,16 @@ def draw_curve(costs: pd.DataFrame, path: Path) -> None:
     with panels(path, WIDTH, 3.2) as [[axes]]:
         axes.errorbar(minutes, costs["test"], costs["sd"], color=COLORS[0], marker=MARKERS[0])
         for x, y, recipe in zip(minutes, costs["test"], costs["recipe"], strict=True):
-            axes.annotate(
-                recipe,
-                xy=(x, y),
-                xytext=(2, -8),
-                textcoords="offset points",
-                fontsize="small",
-                va="top",
-                ha="right" if x == minutes.max() else "left",
-            )
+            side = "right" if x == minutes.max() else "left"
+            annotate(axes, recipe, (x, y), xytext=(2, -8), va="top", ha=side)
         axes.margins(y=0.15)
-        axes.set_xlabel("CPU minutes of pre-training")
-        axes.set_ylabel("accuracy, 25,000 test reviews")
+        axes.set(xlabel="CPU minutes of pre-training", ylabel=ACCURACY)
         axes.grid()
+
+
+def annotate(axes: Any, text: str, place: tuple[float, float], **given: Any) -> None:
+    """Name a point in small letters, at some points from it."""
+    axes.annotate(text, xy=place, textcoords="offset points", fontsize="small", **given)
 
 
 def main() -> None:

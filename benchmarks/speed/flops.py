@@ -54,11 +54,7 @@ def training_flops(model: nn.Module, objective: Objective, shape: tuple[int, ...
 
 @functools.cache
 def matmul_rate(dtype: str) -> float:
-    """Return the best FLOP/s of five large square products, accumulated in float32, on one device.
-
-    It is the ceiling that a step of that `model.dtype` is held against; half a second on two CPU
-    cores.
-    """
+    """Return the best FLOP/s of five large square products, accumulated in float32."""
     size = 1536 if jax.default_backend() == "cpu" else 8192
     operands = compute_dtype(dtype)
     left, right = jax.random.normal(jax.random.key(0), (2, size, size)).astype(operands)

@@ -39,12 +39,19 @@ class Instruction:
     shape: str
     op: str
     line: str
-    operands: list[str]
+    around: "Computation"
+    module: dict[str, "Computation"]
 
-    def named(self, attribute: str) -> str | None:
-        """Return the computation that an attribute names."""
+    @property
+    def operands(self) -> list["Instruction"]:
+        """Return the operands, up to the closing bracket."""
+        rest = self.line[INSTRUCTION.match(self.line).end() :]
+        return [self.around[name] for name in _operands(rest) if name in self.around]
+
+    def called(self, attribute: str) -> "Computation":
+        """Return the computation that an attribute names; empty if there is none."""
         found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.line)
-        return found[1] if found else None
+        return self.module.get(found[1], {}) if found else {}
 
     @property
     def target(self) -> str:
@@ -56,23 +63,19 @@ class Instruction:
 Computation = dict[str, Instruction]
 
 
-def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """Return the computations of a module and the name of its entry."""
-    computations: dict[str, Computation] = {}
-    entry = ""
-    current = None
+def parse(text: str) -> Computation:
+    """Return the entry of a module."""
+    module: dict[str, Computation] = {}
+    entry: Computation = {}
+    current: Computation = {}
     for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
         header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
         if header and not line.startswith(" "):
-            current = computations.setdefault(header[2], {})
-            entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
-            current = None
-        elif current is not None and (match := INSTRUCTION.match(line.strip())):
-            name, shape, op = match.groups()
-            operands = _operands(line.strip()[match.end() :])
-            current[name] = Instruction(name, shape, op, line.strip(), operands)
-    return computations, entry
+            current = module[header[2]] = {}
+            entry = current if header[1] else entry
+        elif match := INSTRUCTION.match(line.strip()):
+            current[match[1]] = Instruction(*match.groups(), line.strip(), current, module)
+    return entry
 
 
 def _operands(rest: str) -> list[str]:
@@ -95,7 +98,6 @@ class Kernel:
     """An instruction that runs on the device, and how often a step launches it."""
 
     instruction: Instruction
-    computation: Computation
     launches: int
     flops: Counter[str]  # by kind of product
     moved: int  # bytes read and written by one launch
@@ -109,104 +111,82 @@ class Kernel:
 
 def kernels(text: str) -> list[Kernel]:
     """Return all kernels of a compiled module."""
-    computations, entry = parse(text)
-    return [
-        Kernel(
-            instruction,
-            computation,
-            launches,
-            _flops(instruction, computation, computations),
-            _moved(instruction, computation, computations),
-        )
-        for instruction, computation, launches in _walk(computations, entry, 1)
-    ]
+    return [Kernel(of, launches, _flops(of), _moved(of)) for of, launches in _walk(parse(text), 1)]
 
 
-def _walk(
-    computations: dict[str, Computation], name: str, times: int
-) -> Iterator[tuple[Instruction, Computation, int]]:
-    for instruction in computations[name].values():
+def _walk(computation: Computation, times: int) -> Iterator[tuple[Instruction, int]]:
+    for instruction in computation.values():
         if instruction.op in FREE or instruction.op.endswith(("-done", "-update")):
             continue
         if instruction.op == "while":
             trips = re.search(r'known_trip_count":\{"n":"(\d+)"', instruction.line)
             repeats = times * (int(trips[1]) if trips else 1)
             for part in ("body", "condition"):
-                yield from _walk(computations, instruction.named(part), repeats)
+                yield from _walk(instruction.called(part), repeats)
         elif instruction.op == "call":
-            yield from _walk(computations, instruction.named("to_apply"), times)
+            yield from _walk(instruction.called("to_apply"), times)
         else:
-            yield instruction, computations[name], times
+            yield instruction, times
 
 
-def _inside(
-    instruction: Instruction, computation: Computation, computations: dict[str, Computation]
-) -> Iterator[tuple[Instruction, Computation]]:
+def _inside(instruction: Instruction) -> Iterator[Instruction]:
     """Yield the instruction, or those that it fuses, at any depth."""
-    fused = instruction.named("calls")
-    if fused is None:
-        yield instruction, computation
-        return
-    for inner in computations[fused].values():
-        yield from _inside(inner, computations[fused], computations)
+    fused = instruction.called("calls")
+    for inner in fused.values():
+        yield from _inside(inner)
+    if not fused:
+        yield instruction
 
 
-def _flops(
-    instruction: Instruction, computation: Computation, computations: dict[str, Computation]
-) -> Counter[str]:
+def _flops(instruction: Instruction) -> Counter[str]:
     """Return FLOPs, two for a multiply-add, by dtype of the product: bf16, tf32 or f32."""
     found: Counter[str] = Counter()
-    for inner, around in _inside(instruction, computation, computations):
+    for inner in _inside(instruction):
         if "$fmha" in inner.target:
             # Two products forward; five backward, which recomputes the scores.
-            query, key = (arrays(around[name].shape)[0][1] for name in inner.operands[:2])
+            query, key = (arrays(operand.shape)[0][1] for operand in inner.operands[:2])
             batch, queries, heads, width = query
             products = 5 if "Backward" in inner.target else 2
             found["bf16"] += products * 2 * batch * heads * queries * key[1] * width
         if inner.op != "dot" and not re.search("gemm|matmul", inner.target):
             continue
-        kind, left = arrays(around[inner.operands[0]].shape)[0]
-        contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', inner.line)[
-            1
-        ].replace('"', "")
-        depth = math.prod(left[int(axis)] for axis in contracted.split(",") if axis)
+        kind, left = arrays(inner.operands[0].shape)[0]
+        contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', inner.line)[1]
+        axes = contracted.replace('"', "").split(",")
+        depth = math.prod(left[int(axis)] for axis in axes if axis)
         exact = re.search(r"operand_precision[^a-zA-Z]*(?:\{|\[)\W*highest", inner.line, re.I)
         kind = kind if kind != "f32" or exact else "tf32"
         found[kind] += 2 * math.prod(arrays(inner.shape)[0][1]) * depth
     return found
 
 
-def _moved(
-    instruction: Instruction, computation: Computation, computations: dict[str, Computation]
-) -> int:
+def _moved(instruction: Instruction) -> int:
     """Return the bytes that a kernel moves: slices with their own size, in-place updates once."""
-    whole = [size(computation[name].shape) for name in instruction.operands if name in computation]
-    fused = computations.get(instruction.named("calls") or "")
+    fused = instruction.called("calls")
     while fused and len(inner := [i for i in fused.values() if i.op not in FREE]) == 1:
         if inner[0].op != "fusion":  # else: a wrapper of one fusion
             break
-        fused = computations[inner[0].named("calls")]
+        fused = inner[0].called("calls")
     if fused:
-        parameters = [i for i in fused.values() if i.op == "parameter"]
-        parameters.sort(key=lambda i: int(re.search(r"parameter\((\d+)\)", i.line)[1]))
-        read = sum(_read(i, fused) for i in parameters)
+        read = sum(_read(i) for i in fused.values() if i.op == "parameter")
         root = next(i for i in fused.values() if i.line.startswith("ROOT"))
-        return read + _written(root, fused)
+        return read + _written(root)
     if instruction.op == "dynamic-slice":
         return 2 * size(instruction.shape)
     if instruction.op == "dynamic-update-slice":
-        return 2 * whole[1]
-    return sum(whole) + _result(instruction)
+        return 2 * size(instruction.operands[1].shape)
+    return sum(size(operand.shape) for operand in instruction.operands) + _result(instruction)
 
 
-def _read(parameter: Instruction, fused: Computation) -> int:
+def _read(parameter: Instruction) -> int:
     """Return the bytes that a fusion reads of a parameter."""
     names = {parameter.name}
     total = 0
-    for user in fused.values():  # in the order of their definition
-        if not names.intersection(user.operands):
+    for user in parameter.around.values():  # in the order of their definition
+        operands = [operand.name for operand in user.operands]
+        if not names.intersection(operands):
             continue
-        first = user.operands[0] in names
+        first = operands[0] in names
         if user.op == "bitcast":
             names.add(user.name)
         elif first and user.op in ("dynamic-slice", "slice", "gather"):
@@ -216,22 +196,21 @@ def _read(parameter: Instruction, fused: Computation) -> int:
     return min(total, size(parameter.shape))
 
 
-def _written(root: Instruction, fused: Computation) -> int:
+def _written(root: Instruction) -> int:
     """Return the bytes that a fusion writes."""
     if root.op == "tuple":
-        return sum(_written(fused[name], fused) for name in root.operands)
+        return sum(map(_written, root.operands))
     if root.op == "bitcast":
-        return _written(fused[root.operands[0]], fused)
+        return _written(root.operands[0])
     if root.op == "dynamic-update-slice":
-        return size(fused[root.operands[1]].shape)
+        return size(root.operands[1].shape)
     return _result(root)
 
 
 def _result(instruction: Instruction) -> int:
     """Return the size of a result without cuBLAS's workspace, its last array.
 
-    XLA reserves up to 32 MB for every product, and one buffer serves them all. What an algorithm
-    writes there, if anything, stands nowhere in the program.
+    XLA reserves up to 32 MB for every product. The program does not say what is written there.
     """
     if instruction.target.startswith("__cublas"):
         return size(re.sub(r", s8\[\d+\]\S*\)$", "", instruction.shape))
@@ -243,8 +222,7 @@ def describe(what: str, compiled: Any, least_seconds: float) -> dict[str, Any]:
     found = kernels(compiled.as_text())
     products: Counter[str] = Counter()
     for kernel in found:
-        for kind, count in kernel.flops.items():
-            products[kind] += count * kernel.launches
+        products.update({kind: of * kernel.launches for kind, of in kernel.flops.items()})
     moved = sum(kernel.moved * kernel.launches for kernel in found)
     roofline = sum(kernel.seconds * kernel.launches for kernel in found)
     return {
@@ -258,5 +236,4 @@ def describe(what: str, compiled: Any, least_seconds: float) -> dict[str, Any]:
         "memory_ms": round(1e3 * moved / BANDWIDTH, 2),
         "roofline_ms": round(1e3 * roofline, 2),
         "mfu_ceiling": round(least_seconds / roofline, 3),
-        "attention_calls": sum(k.launches for k in found if "$fmha" in k.instruction.target),
     }

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from sentiment_jax.storage.files import write_json
 
+COLUMNS = ["side", "at", "examples_per_second", "flops"]
 COLORS = {"jax": "tab:blue", "torch": "tab:orange"}
 SIDES = {
     "jax": "ours",
@@ -20,19 +23,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     columns = ("job (examples/s, median)", "side", "float32", "bfloat16", "float32 over PyTorch's")
     columns += ("best dtype over PyTorch's best", "peak MB of the faster")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for what in dict.fromkeys(row["what"] for row in rows):
-        found = {(row["side"], row["dtype"]): row for row in rows if row["what"] == what}
-        rate = {key: row["examples_per_second"] for key, row in found.items()}
-        best = {
-            side: max((key for key in found if key[0] == side), key=rate.__getitem__)
-            for side, _ in found
-        }
-        for side in (side for side in SIDES if side in best):
-            cells = [_short(rate.get((side, dtype), 0)) for dtype in ("float32", "bfloat16")]
-            ratio = rate[side, "float32"] / rate["torch", "float32"]
-            cells.append(f"{ratio:.2f}")
-            cells.append(f"**{rate[best[side]] / rate[best['torch']]:.2f}**")
-            cells.append(f"{found[best[side]]['peak_bytes'] / 1e6:,.0f}")
+    for what, job in pd.DataFrame(rows).groupby("what", sort=False):
+        rates = job.pivot(index="side", columns="dtype", values="examples_per_second")
+        faster = job.sort_values("examples_per_second").groupby("side").last()
+        for side in (side for side in SIDES if side in rates.index):
+            cells = [_short(rates.at[side, dtype]) for dtype in ("float32", "bfloat16")]
+            cells.append(f"{rates.at[side, 'float32'] / rates.at['torch', 'float32']:.2f}")
+            best = faster["examples_per_second"]
+            cells.append(f"**{best[side] / best['torch']:.2f}**")
+            cells.append(f"{faster.at[side, 'peak_bytes'] / 1e6:,.0f}")
             lines.append(f"| {' | '.join([what, SIDES[side], *cells])} |")
     return "\n".join(lines) + "\n"
 
@@ -55,18 +54,15 @@ def plot(found: dict[str, Any], path: Path) -> None:
     ]
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     for axes, (name, x_label, y_label) in zip(figure.subplots(1, 3), wanted, strict=True):
-        for side, color in COLORS.items():
-            rows = [row for row in found.get(name, []) if row["side"] == side]
-            x = [row["at"] for row in rows]
-            each = [1 / row["examples_per_second"] for row in rows]
-            y = [at * s for at, s in zip(x, each, strict=True)] if name == "data" else each
-            scale = 1 if name == "data" else 1e3
-            axes.plot(x, [scale * value for value in y], "o-", color=color, label=SIDES[side])
-            costs = [row.get("flops", row["at"]) for row in rows]
-            if side == "jax" and rows and name != "batch":
-                floor = [scale * y[0] * cost / costs[0] for cost in costs]
+        for side, rows in pd.DataFrame(found.get(name, []), columns=COLUMNS).groupby("side"):
+            at = rows["at"]
+            y = (at if name == "data" else 1e3) / rows["examples_per_second"]
+            axes.plot(at, y, "o-", color=COLORS[side], label=SIDES[side])
+            if side == "jax" and name != "batch":
+                costs = rows["flops"] if name == "length" else at
                 label = "as the FLOPs" if name == "length" else "linear"
-                axes.plot(x, floor, "--", color="tab:gray", label=label, zorder=0)
+                floor = y.iloc[0] * costs / costs.iloc[0]
+                axes.plot(at, floor, "--", color="tab:gray", label=label, zorder=0)
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, None), ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
@@ -77,10 +73,11 @@ def write(found: dict[str, Any], folder: Path) -> None:
     """Write table.md, speed.json and speed.png."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "speed.json", found)
-    if "start" in found:
-        cold, warm = found["start"]["cold"], found["start"]["warm"]
-        print(f"first step after {cold:.1f} s, with a full compilation cache {warm:.1f} s")
-    if found["compare"]:
-        (folder / "table.md").write_text(table(found["compare"]), encoding="utf-8")
-        print(table(found["compare"]))
-    plot(found, folder / "speed.png")
+    print("seconds to the first step, by compilation cache:", found.get("start"))
+    if rows := [*found["compare"], *found.get("encoders", [])]:
+        (folder / "table.md").write_text(table(rows), encoding="utf-8")
+        print(table(rows))
+    for row in found.get("attention", []):
+        print(f"{row['what']}, {row['dtype']}: {1 / row['examples_per_second']:.2f} s a text")
+    if found.keys() & {"length", "batch", "data"}:
+        plot(found, folder / "speed.png")

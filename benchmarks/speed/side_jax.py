@@ -19,17 +19,11 @@ from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 
 
-def load(path: str) -> Encoded:
-    """Return the reviews that benchmarks/speed/pytorch.py wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in ("labels", "token_ids", "offsets")}
-    return Encoded(truncated=0, **arrays)
-
-
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     """Yield functions that make one pass over the reviews and return their number."""
     startup.use_cpu_devices(job["cpu_devices"])
-    encoded = load(job["data"])
+    with np.load(job["data"], allow_pickle=False) as arrays:
+        encoded = Encoded(truncated=0, **arrays)
     size = job["batch_size"]
     config = model_config({**job["model"], "dtype": job["dtype"]})
     model = build_model(config, vocab_size=job["vocab_size"])

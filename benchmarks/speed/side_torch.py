@@ -48,8 +48,8 @@ class Encoder(torch.nn.Module):
         if name == "distilbert":
             sizes["hidden_dim"] = sizes.pop("intermediate_size")
         config = AutoConfig.for_model(name, vocab_size=vocab_size, **sizes)
-        maker = AutoModelForSequenceClassification
-        self.encoder = maker.from_config(config, attn_implementation="sdpa")
+        make = AutoModelForSequenceClassification.from_config
+        self.encoder = make(config, attn_implementation="sdpa")
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return logits; keys beyond a row's length are masked."""
@@ -69,42 +69,26 @@ def make_batches(job: dict[str, Any], order: np.ndarray) -> Iterator[tuple[torch
         ids = np.zeros((len(rows), width), np.int64)
         for at, row in enumerate(rows):
             ids[at, : lengths[row]] = token_ids[offsets[row] : offsets[row + 1]]
-        yield tuple(map(torch.from_numpy, (ids, lengths[rows], labels[rows].astype(np.int64))))
-
-
-def train_step(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    autocast: Any,
-    ids: torch.Tensor,
-    lengths: torch.Tensor,
-    labels: torch.Tensor,
-) -> None:
-    """Update the parameters, gradients clipped to a norm of 1."""
-    with autocast:
-        loss = torch.nn.functional.cross_entropy(model(ids, lengths).float(), labels)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
+        arrays = (ids, lengths[rows], labels[rows].astype(np.int64))
+        yield tuple(torch.from_numpy(array).to(job["device"]) for array in arrays)
 
 
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     """Yield functions that make one pass over the reviews and return their number."""
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    job.setdefault("device", "cpu")
     sizes = dict(job["model"])
     name = sizes.pop("name")
     if name == "lstm":
         model: torch.nn.Module = Lstm(job["vocab_size"], **sizes)
     else:
-        model = Encoder(job["vocab_size"], name, **sizes)
-    if job.get("compiled"):
+        model = Encoder(job["vocab_size"], name, **sizes).to(job["device"])
+    if job["compiled"]:
         model = torch.compile(model)
     with np.load(job["data"], allow_pickle=False) as file:
         lengths = np.diff(file["offsets"])
-    half = job["dtype"] == "bfloat16"
-    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=half)
+    autocast = torch.autocast(job["device"], torch.bfloat16, job["dtype"] == "bfloat16")
     if job["mode"] == "infer":
         model.eval()
 
@@ -123,14 +107,16 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     def train() -> int:
         order = rng.permutation(len(lengths))
         span = WINDOW * job["batch_size"]
-        order = np.concatenate(
-            [
-                window[np.argsort(lengths[window], kind="stable")]
-                for window in np.split(order, range(span, len(order), span))
-            ]
-        )
+        windows = np.split(order, range(span, len(order), span))
+        order = np.concatenate([of[np.argsort(lengths[of], kind="stable")] for of in windows])
         for ids, widths, labels in make_batches(job, order):
-            train_step(model, optimizer, autocast, ids, widths, labels)
+            with autocast:
+                loss = torch.nn.functional.cross_entropy(model(ids, widths).float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        next(model.parameters()).sum().item()  # waits for a GPU
         return len(lengths)
 
     yield from itertools.repeat(train)
