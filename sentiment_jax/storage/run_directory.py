@@ -58,9 +58,11 @@ class RunDirectory:
         self.probabilities = path / "probabilities-val.npy"  # of a fold
         self.predictions = {"test": path / "predictions.csv", "val": path / "predictions-val.csv"}
         self.reviews = {"train": path / "reviews.csv", "test": path / "reviews-test.csv"}
+        self.learned = {"labeled": path / "learned.npy"}  # hashes of texts: training/lineage.py
+        self.learned["unlabeled"] = path / "learned-unlabeled.npy"
         self.files = [self.config, self.result, self.failed, self.env, self.tokenizer]
         self.files += [self.metrics, self.frequencies, self.probabilities, self.curves]
-        self.files += self.predictions.values()
+        self.files += [*self.predictions.values(), *self.learned.values()]
         self.folders = [self.checkpoints, self.folds, self.tensorboard]
 
     def removable(self) -> list[Path]:

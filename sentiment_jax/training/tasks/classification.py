@@ -16,7 +16,7 @@ from sentiment_jax.data.labels import decide
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.data.texts import Texts, is_rare, list_classes
 from sentiment_jax.data.tokenization import unknown_id
-from sentiment_jax.data.unlabeled import unlabeled_texts
+from sentiment_jax.data.unlabeled import NOTHING, unlabeled_texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.run_directory import RunDirectory, find_teachers
@@ -30,7 +30,7 @@ from sentiment_jax.training.experiment import (
     make_tokenizer,
     read_dataset,
 )
-from sentiment_jax.training.lineage import warn_of_leakage
+from sentiment_jax.training.lineage import learned_text, warn_of_leakage
 from sentiment_jax.training.objectives.classification import Classification, balanced_weights
 from sentiment_jax.training.trained_model import (
     classes_match,
@@ -78,6 +78,7 @@ def prepare(
         **vars(classifier),
         task=CLASSIFICATION,
         texts=splits,
+        learned=learned_text(config, splits["train"], splits.get("unlabeled", NOTHING)),
         encoded=encoded,
         statistics=statistics,
     )
