@@ -52,7 +52,7 @@ def prepare(
     tokenizer = tokenizer or make_tokenizer(config, dataset)
     _check_teacher_classes(config)
     splits = dataset.splits
-    if config.data.teacher and "unlabeled" not in splits:  # the cross-validation of a fold reads it
+    if config.data.teacher:
         splits = {**splits, "unlabeled": unlabeled_texts(config.data, config.pretrain.text)}
     classifier = make_classifier(config, tokenizer)
     with terminal.progress_bar(sum(map(len, splits.values())), "encoding", unit="text") as bar:
