@@ -118,6 +118,8 @@ def _training_problems(values: Mapping[str, Any]) -> Iterator[str]:
     teacher = values["data.teacher"]
     if teacher and not all(split_names(teacher)):
         yield f"data.teacher={teacher!r} names no run: RUN or RUN,RUN,..."
+    if teacher and values["data.folds"]:
+        yield "data.folds takes no data.teacher: set data.folds=0"
     model = values["model.name"]
     if model in ("linear", "average") and values["model.dtype"] != "float32":
         yield f"model.dtype={values['model.dtype']}: {model} computes in float32"

@@ -28,8 +28,7 @@ def load_text(
     Train has the training texts and, if asked for, the unlabeled text of the source or at `path`,
     each text once; a training text that is also among it is learned twice. To prevent leakage, a
     text that is in validation or test, whatever the limits, is dropped, and counted as `dropped` in
-    the statistics. Their `labeled_hash` is the data_hash of a training run that holds out the same
-    texts.
+    the statistics.
 
     If the learning is `tested` on unlabeled text, a twentieth of it, 50 to 5,000 texts and half of
     it at most, is held out for val. Without unlabeled text, val is a training run's, and the limit
@@ -58,7 +57,6 @@ def load_text(
     dataset = make_dataset(data.source, train=kept, val=val, test=_join(whole.splits["test"]))
     dropped = {kind: int(leaked[train.labels == i].sum()) for i, kind in enumerate(KINDS)}
     dataset.statistics["dropped"] = {**dropped, "duplicates": len(more) - len(first)}
-    dataset.statistics["labeled_hash"] = limited.statistics["data_hash"]
     return dataset
 
 

@@ -37,6 +37,7 @@ from sentiment_jax.storage.run_directory import (
     COMPARISON_FILE,
     VECTORS,
     RunDirectory,
+    kind_of,
     prepare_workdir,
 )
 from sentiment_jax.sweeps.plan import Trial
@@ -203,14 +204,14 @@ def _begin(directory: Path, dataset: Dataset, text: Texts, by: str) -> None:
 
     InputError: it is not, or the model that was chosen by another metric is tested already.
     """
-    if RunDirectory(directory).config.exists():
-        raise InputError(f"{directory} holds a run: choose another --workdir for a comparison")
+    if (kind := kind_of(directory)) in ("run", "sweep"):
+        raise InputError(f"{directory} holds a {kind}: choose another --workdir for a comparison")
     path = directory / COMPARISON_FILE
     begun = {"data_hash": dataset.statistics["data_hash"]}
     if len(text):
         begun["text_hash"] = text.texts_hash
     begun |= {"choose_by": by, "chosen": ""}
-    if not path.exists():
+    if not kind:
         write_numbered(path, begun)
         return
     known = read_numbered(path)

@@ -23,7 +23,7 @@ from sentiment_jax.modes.train import complete
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_csv, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory, prepare_workdir
+from sentiment_jax.storage.run_directory import kind_of, prepare_workdir
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value, in_words
 from sentiment_jax.training import checks
@@ -78,15 +78,16 @@ def sweep(
 
 def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     """Write sweep.json, or check that the one there is the same; return it and read the texts."""
-    begun = (new.directory / SWEEP_FILE).exists()
+    kind = kind_of(new.directory)
+    begun = kind == "sweep"
     for sample in new.samples():
         checks.check_batch_sizes(sample)
         if not begun:  # of a sweep that goes on, the sources may be gone
             checks.check_source_settings(sample)
     if begun:
         plan.read_sweep(new.directory).check_same(new)
-    elif RunDirectory(new.directory).config.exists():
-        raise InputError(f"{new.directory} holds a run: choose another --workdir for a sweep")
+    elif kind:
+        raise InputError(f"{new.directory} holds a {kind}: choose another --workdir for a sweep")
     else:
         checks.check_sources(new.config)
     experiment = task_of(new.config).prepare(new.config)

@@ -58,9 +58,11 @@ class RunDirectory:
         self.probabilities = path / "probabilities-val.npy"  # of a fold
         self.predictions = {"test": path / "predictions.csv", "val": path / "predictions-val.csv"}
         self.reviews = {"train": path / "reviews.csv", "test": path / "reviews-test.csv"}
+        self.learned = {"labeled": path / "learned.npy"}  # hashes of texts: training/lineage.py
+        self.learned["unlabeled"] = path / "learned-unlabeled.npy"
         self.files = [self.config, self.result, self.failed, self.env, self.tokenizer]
         self.files += [self.metrics, self.frequencies, self.probabilities, self.curves]
-        self.files += self.predictions.values()
+        self.files += [*self.predictions.values(), *self.learned.values()]
         self.folders = [self.checkpoints, self.folds, self.tensorboard]
 
     def removable(self) -> list[Path]:
@@ -228,7 +230,7 @@ def check_place(path: Path, flag: str = "--output") -> None:
             is_own = name in [entry.name for entry in own]
             if (
                 ((begins or is_own) and (run.env.is_file() or run.removed.is_file()))
-                or (OF_SWEEP.fullmatch(inside.as_posix()) and holds_runs(above))
+                or (OF_SWEEP.fullmatch(inside.as_posix()) and kind_of(above) not in ("", "run"))
                 or (inside.suffix == ".json" and (above / "model.safetensors").is_file())
             ):
                 problem = f"{flag}={path} belongs to the run, sweep or export in {above}"
@@ -248,9 +250,10 @@ def find_teachers(teacher: str) -> list[Path]:
     return [Path(name).expanduser() for name in split_names(teacher)]
 
 
-def holds_runs(directory: Path) -> bool:
-    """Return whether a sweep's or a comparison's runs are in a directory."""
-    return any((directory / name).is_file() for name in (SWEEP_FILE, COMPARISON_FILE))
+def kind_of(directory: Path) -> str:
+    """Return what a directory holds: a "comparison", "sweep" or "run", or "" for none of them."""
+    files = {"comparison": COMPARISON_FILE, "sweep": SWEEP_FILE, "run": "config.json"}
+    return next((kind for kind, name in files.items() if (directory / name).is_file()), "")
 
 
 def prepare_workdir(path: Path, *, nested: bool = False) -> None:

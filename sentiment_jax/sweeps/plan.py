@@ -21,7 +21,7 @@ from sentiment_jax.errors import InputError, did_you_mean
 from sentiment_jax.storage.files import check_checksum, read_json
 from sentiment_jax.storage.format import read_numbered, write_numbered
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import COMPARISON_FILE, SWEEP_FILE, RunDirectory
+from sentiment_jax.storage.run_directory import COMPARISON_FILE, SWEEP_FILE, RunDirectory, kind_of
 from sentiment_jax.storage.selection import Ranking
 
 FINAL = "final"  # the stage that retrains the winner, and the folder of its trials
@@ -208,11 +208,12 @@ def find_run(directory: Path) -> Path:
 
     Another directory is returned as it is. InputError: there is no winner yet.
     """
-    if (directory / COMPARISON_FILE).is_file():
+    kind = kind_of(directory)
+    if kind == "comparison":
         if chosen := read_numbered(directory / COMPARISON_FILE)["chosen"]:
             return directory / chosen
         raise InputError(f"{directory} is a comparison without a choice yet: let its command end")
-    if not (directory / SWEEP_FILE).is_file():
+    if kind != "sweep":
         return directory
     *_, trials = read_sweep(directory).stages()
     best = best_finished(trials)

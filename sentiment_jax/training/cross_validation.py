@@ -14,15 +14,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.dataset import load_dataset, make_dataset
+from sentiment_jax.data.dataset import make_dataset
 from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.texts import Split, Texts, fold_splits
-from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage import files
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import compilation, console
-from sentiment_jax.training.distillation import label_with_teachers
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.fit import fit
 from sentiment_jax.training.results import (
@@ -70,12 +68,11 @@ class CrossValidated:
 def cross_validate(run: Run, experiment: Experiment, folds: Sequence[Split]) -> CrossValidated:
     """Train a model per fold, and score each text by the model that has not seen it."""
     texts = experiment.texts["train"]
-    unlabeled = _unlabeled_of_folds(experiment, folds)
     probabilities = np.zeros((len(texts), len(experiment.classes)), np.float32)
     results = []
-    for number, (fold, text) in enumerate(zip(folds, unlabeled, strict=True), start=1):
+    for number, fold in enumerate(folds, start=1):
         directory = RunDirectory(run.directory.folds / str(number))
-        result, probabilities[fold[1]] = _train_fold(run, experiment, directory, fold, text)
+        result, probabilities[fold[1]] = _train_fold(run, experiment, directory, fold)
         if processes.is_main():
             shutil.rmtree(directory.checkpoints, ignore_errors=True)  # the size of many models
         results.append(result)
@@ -93,30 +90,8 @@ def cross_validate(run: Run, experiment: Experiment, folds: Sequence[Split]) -> 
     )
 
 
-def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Split]) -> Sequence[Texts | None]:
-    """Return each fold's unlabeled text: none that it holds out, or would if data.limit were 0.
-
-    InputError: a fold holds out all of it.
-    """
-    data = experiment.config.data
-    text = experiment.texts.get("unlabeled")
-    if text is None:
-        return [None] * len(folds)
-    held_out = [experiment.texts["train"].hashes[rows] for _, rows in folds]
-    if data.limit:
-        splits = load_dataset(dataclasses.replace(data, limit=0, test_limit=0)).splits
-        held_out += [splits["train"].hashes[rows] for _, rows in draw_folds(data, splits)]
-    texts = []
-    for number in range(len(folds)):
-        hashes = np.concatenate(held_out[number :: len(folds)])
-        texts.append(text.take(~np.isin(text.hashes, hashes)))
-        if not len(texts[-1]):
-            raise InputError(f"fold {number + 1} holds out all unlabeled text: add more of it")
-    return texts
-
-
 def _train_fold(
-    run: Run, whole: Experiment, directory: RunDirectory, fold: Split, text: Texts | None
+    run: Run, whole: Experiment, directory: RunDirectory, fold: Split
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "held_out classes"]]:
     """Train without a fold, unless that is done; return result.json and its probabilities."""
     remedy = f"delete {directory.path}, it is trained again"
@@ -131,7 +106,7 @@ def _train_fold(
     ) as part:
         result = part.finished
         if result is None:
-            experiment = label_with_teachers(_slice(part, whole, fold, text), part.stop)
+            experiment = _slice(part, whole, fold)
             seconds = compilation.check_memory(experiment)
             fitted = fit(part, experiment.without_test(), compile_seconds=seconds)
             restore_predictions(part.directory, experiment, fitted)
@@ -141,7 +116,7 @@ def _train_fold(
     return result, files.read_array(directory.probabilities, env, remedy)
 
 
-def _slice(part: Run, whole: Experiment, fold: Split, text: Texts | None) -> Experiment:
+def _slice(part: Run, whole: Experiment, fold: Split) -> Experiment:
     """Return the data of a fold."""
     texts = whole.texts["train"]
     kept, held_out = fold
@@ -152,8 +127,6 @@ def _slice(part: Run, whole: Experiment, fold: Split, text: Texts | None) -> Exp
         test=whole.texts["test"],  # part of the data's hash, but a fold scores none of it
     )
     dataset.splits["test"] = texts.take(np.arange(0))
-    if text is not None:
-        dataset.splits["unlabeled"] = text
     pretrained = whole.config.model.pretrained
     tokenizer = whole.tokenizer if pretrained else tokenizer_of(part)
     prepared = part.task.prepare(part.config, tokenizer, dataset)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from jax.stages import Wrapped
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt64
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config, EncoderConfig
@@ -36,6 +36,7 @@ class Experiment(Classifier):
     statistics: dict[str, Any]
     # Of classification; "unlabeled" are for the teachers to label, last in the training split.
     texts: dict[str, Texts] = dataclasses.field(default_factory=dict)
+    learned: dict[str, UInt64[np.ndarray, " _"]] = dataclasses.field(default_factory=dict)  # hashes
     pool: int = 0  # in a fold: the texts of all folds, which `epochs` is made for
 
     @functools.cached_property

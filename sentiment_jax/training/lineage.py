@@ -1,27 +1,25 @@
 """The runs that a run descends from: its source of parameters, its teachers, and theirs.
 
-Held-out texts that one of them was trained on make scores meaningless: `warn_of_leakage`.
+Held-out texts that one of them was trained on make scores meaningless: `warn_of_leakage`. So each
+run records the hashes of its training texts and of theirs, and none of them is needed any more.
 """
 
-import contextlib
-import dataclasses
 import os
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import UInt64
 from ml_collections import ConfigDict
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data.dataset import Dataset
-from sentiment_jax.data.imdb import is_prepared
 from sentiment_jax.data.texts import Texts
-from sentiment_jax.data.unlabeled import training_dataset, unlabeled_texts
+from sentiment_jax.data.unlabeled import KINDS, NOTHING
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
 from sentiment_jax.huggingface.weights import choose_weights
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.files import file_sha256, read_json
+from sentiment_jax.storage.files import file_sha256, read_array, read_json
 from sentiment_jax.storage.run_directory import RunDirectory, find_teachers, source_run
 from sentiment_jax.training.trained_model import best_sha256
 
@@ -62,84 +60,56 @@ def check_same_sources(
     return found
 
 
-def ancestors(config: Config) -> list[Path]:
-    """Return the runs that a config learns from, the runs that these learned from, ..."""
-    found = [*dict.fromkeys(parents(config))]
-    for run in found:  # which grows meanwhile
-        if RunDirectory(run).config.is_file():
-            learned_from = dict.fromkeys(parents(RunDirectory(run).read_config()))
-            found += [other for other in learned_from if other not in found]
+def short_hashes(texts: Texts) -> UInt64[np.ndarray, " texts"]:
+    """Return the first 64 bits of each text's sha256."""
+    digits = texts.hashes.astype("S16").tobytes().decode()
+    return np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64)
+
+
+def learned_text(
+    config: Config, labeled: Texts = NOTHING, unlabeled: Texts = NOTHING
+) -> dict[str, UInt64[np.ndarray, " _"]]:
+    """Return the short hashes of what a run and those that it descends from learn from, by kind."""
+    found = [_read_learned(run) for run in parents(config)]
+    found.append({"labeled": short_hashes(labeled), "unlabeled": short_hashes(unlabeled)})
+    return {kind: np.unique(np.concatenate([of[kind] for of in found])) for kind in KINDS}
+
+
+def _read_learned(run: Path) -> dict[str, UInt64[np.ndarray, " _"]]:
+    """Return what `learned_text` returned when a run began; nothing if it recorded none."""
+    directory = RunDirectory(run)
+    env = read_json(directory.env)
+    found = dict.fromkeys(KINDS, np.array([], np.uint64))
+    for kind, path in directory.learned.items():
+        if f"{path.stem}_sha256" in env:
+            found[kind] = read_array(path, env, "put that file back, or train that run again")
     return found
 
 
 def warn_of_leakage(config: Config, dataset: Dataset) -> None:
-    """Warn if a run that a config descends from was trained on texts that are held out here.
+    """Warn if a run that a config learns from descends from texts that are held out here.
 
     Held-out texts that the training split repeats don't count: the statistics count them.
     Nor does text that was learned without labels count in a fold of a cross-validation.
     """
-    splits = {name: dataset.splits[name].hashes for name in ("val", "test")}
-    for run in ancestors(config):
-        directory = RunDirectory(run)
-        names = ["val", "test"]
-        with contextlib.suppress(InputError):  # which is told of below
-            if not config.data.held_out and directory.read_config().pretrain.objective:
-                names = ["test"]
-        held_out = np.concatenate([splits[name] for name in names])
-        held_out = np.setdiff1d(held_out, dataset.splits["train"].hashes)
-        if not len(held_out):
-            continue
-        try:
-            trained_on = _read_training_text(run, config, dataset.statistics["data_hash"])
-            check_same_sources(directory.read_config(), directory)
-        except InputError as error:
-            terminal.warn_once(
-                f"{run} may have been trained on texts that are held out here: {error}"
-            )
-            continue
-        texts = f"the {len(held_out):,} texts that are held out here"
-        _warn_of_shared(run, trained_on, held_out, texts)
+    train, val, test = (short_hashes(dataset.splits[name]) for name in ("train", "val", "test"))
+    held_out = np.setdiff1d([*val, *test], train)
+    counted = held_out if config.data.held_out else np.setdiff1d(test, train)
+    for run in dict.fromkeys(parents(config)):
+        learned = _read_learned(run)
+        labeled = np.intersect1d(held_out, learned["labeled"])
+        shared = np.union1d(labeled, np.intersect1d(counted, learned["unlabeled"]))
+        _warn_of_shared(run, len(shared), f"the {len(held_out):,} texts that are held out here")
 
 
 def warn_of_training_texts(run: Path, texts: Texts) -> None:
-    """Warn if a run was trained on some of these texts, unless its data are gone or changed."""
-    with contextlib.suppress(InputError):
-        trained_on = _read_training_text(run, RunDirectory(run).read_config())
-        _warn_of_shared(run, trained_on, texts.hashes, f"these {len(texts):,} texts")
+    """Warn if a run, or one that it descends from, was trained on some of these texts."""
+    learned = np.concatenate([*_read_learned(run).values()])
+    shared = np.isin(short_hashes(texts), learned).sum()
+    _warn_of_shared(run, shared, f"these {len(texts):,} texts")
 
 
-def _warn_of_shared(run: Path, trained_on: np.ndarray, scored: np.ndarray, texts: str) -> None:
-    if shared := np.isin(scored, trained_on).sum():
+def _warn_of_shared(run: Path, shared: int, texts: str) -> None:
+    if shared:
         leakage = f"{run} was trained on {shared:,} of {texts} (leakage)"
         terminal.warn_once(f"{leakage}: their scores mislead")
-
-
-def _read_training_text(
-    run: Path, config: Config, data_hash: str = ""
-) -> Shaped[np.ndarray, " texts"]:
-    """Return the hashes of the texts that a run was trained on, by reading them again.
-
-    None are returned if the run held out the texts of a given `data_hash`. InputError: its data
-    are gone or have changed.
-    """
-    directory = RunDirectory(run)
-    source = directory.read_config()
-    recorded = read_json(directory.env)["data"]
-    if data_hash in (recorded["data_hash"], recorded.get("labeled_hash")):
-        return np.array([], "S64")
-    data = source.data
-    if data.source == config.data.source == "tfds":  # the same texts wherever they are
-        data = dataclasses.replace(data, path=config.data.path)
-    if data.source == "tfds" and not is_prepared(data.path):
-        raise InputError("IMDB, which it was trained on, is not here to compare")
-    with terminal.progress_bar(None, f"reading the training text of {run.name}"):
-        dataset = training_dataset(dataclasses.replace(source, data=data))
-        trained_on = dataset.splits["train"].hashes
-        if data.teacher:
-            unlabeled = unlabeled_texts(data, source.pretrain.text)
-            trained_on = np.concatenate([trained_on, unlabeled.hashes])
-            if recorded["unlabeled_hash"] != unlabeled.texts_hash:
-                raise InputError("its unlabeled text has changed since")
-    if dataset.statistics["data_hash"] != recorded["data_hash"]:
-        raise InputError("its own texts have changed since")
-    return trained_on

@@ -135,6 +135,8 @@ def begin(run: Run, experiment: Experiment) -> FirstParams:
         if run.start is not Start.RESUMED and processes.is_main():
             experiment.tokenizer.save(str(directory.tokenizer))
             env |= checksums(directory.tokenizer) | {"sources": run.sources}
+            for kind, hashes in experiment.learned.items():
+                env |= write_array(directory.learned[kind], hashes)
         for path, array in run.task.arrays(directory, experiment).items():
             env |= write_array(path, array)
         write_json(directory.env, env)

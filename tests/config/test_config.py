@@ -101,6 +101,7 @@ REFUSED = {  # by recipe, and whether it is for --mode=pretrain
         ({"data.max_length": 129}, "data.max_length=129 exceeds the model's 128 pos"),
         ({"data.ngrams": 2}, "data.ngrams=2 wants model.name=lstm or average, not bert"),
         ({"data.teacher": "runs/a,,runs/b"}, "data.teacher='runs/a,,runs/b' names no run"),
+        ({"data.teacher": "runs/a", "data.folds": 2}, "takes no data.teacher: set data.folds=0"),
         ({"optimizer.learning_rate": float("inf")}, "optimizer.learning_rate=inf must be"),
         ({"data.teacher": "a", "pretrain.unlabeled": False}, "leaves data.teacher out: set only"),
         ({"contrastive": 1.0}, "contrastive=1.0 needs an encoder with model.pooling=first, mean"),

@@ -183,6 +183,8 @@ def test_the_same_command_trains_nothing_again(compared, changes, tmp_path, monk
     first = directory / "linear"
     refuses("belongs to the run, sweep or export in", compare, changes, first / "mine")
     refuses("holds a run: choose another --workdir for a comp", compare, changes, first)
+    (tmp_path / "sweep.json").write_text("{}")
+    refuses("holds a sweep: choose another --workdir for a comp", compare, changes, tmp_path)
 
 
 def test_linear_is_chosen_where_it_is_level_and_predicts(changes, tmp_path, capsys):

@@ -6,7 +6,6 @@ import itertools
 import operator
 import shutil
 import statistics
-from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -22,11 +21,8 @@ from sweeping import ONE_TRIAL
 
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.dataset import READERS, SAMPLE, load_dataset
-from sentiment_jax.data.texts import fold_splits
-from sentiment_jax.data.unlabeled import unlabeled_texts
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_split
@@ -220,33 +216,6 @@ def test_all_folds_learn_from_the_source_that_the_first_one_had(finished, tmp_pa
     train(override(config, {"model.pretrained": str(tmp_path / "elsewhere")}), workdir)
     shutil.copy(expected / "config.json", workdir)  # which names the place
     runs.assert_same_run(expected, workdir)
-
-
-def test_folds_of_a_student_drop_what_they_hold_out_whatever_the_limit(finished, tmp_path):
-    """As a run without folds does; a killed one goes on."""
-    rows = [(row["text"], row["label"]) for row in read_table(SAMPLE)[:90]]
-    (tmp_path / "text.txt").write_text("\n".join(["An unknown film.", *(text for text, _ in rows)]))
-    changes = {"epochs": 1, "data.folds": 2, "data.limit": 30, "linear_baseline": False}
-    changes |= {"data.source": "csv", "data.path": write_csv(tmp_path / "a.csv", rows)}
-    changes |= {"data.teacher": str(finished), "pretrain.text": str(tmp_path / "text.txt")}
-    config = runs.make_small(**FOLDS | changes)
-    data = make_frozen(flatten(config)).data
-    pools = [load_dataset(replace(data, limit=limit)).splits["train"] for limit in (0, 30)]
-    workdir = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        train(config, workdir, stop=runs.stop_at(9))
-    assert (workdir / "folds" / "2" / "checkpoints").exists()
-    train(config, workdir)
-    train(config, tmp_path / "whole")
-    runs.assert_same_run(tmp_path / "whole", workdir)
-    whole = unlabeled_texts(data, str(tmp_path / "text.txt"))
-    for number in (1, 2):
-        splits = (fold_splits(pool, 2, seed=data.split_seed)[number - 1][1] for pool in pools)
-        held_out = [pool.take(rows) for pool, rows in zip(pools, splits, strict=True)]
-        left = whole.take(~np.isin(whole.hashes, np.concatenate([of.hashes for of in held_out])))
-        statistics = read_json(workdir / "folds" / str(number) / "env.json")["data"]
-        assert 1 < statistics["unlabeled"] == len(left) < len(whole) - len(held_out[0])
-        assert statistics["unlabeled_hash"] == left.texts_hash
 
 
 def test_names_of_files_that_a_table_escapes(config, tmp_path):

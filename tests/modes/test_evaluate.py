@@ -37,7 +37,7 @@ def test_a_table_of_the_test_reviews_has_the_scores_of_the_test_split(finished, 
 
 
 def test_reviews_that_it_was_trained_on_are_counted(finished, run_copy, tmp_path, capsys):
-    """Unless its own data are gone; from the shell and from Python."""
+    """Also if its own data are gone; from the shell and from Python."""
     train = read_dataset(RunDirectory(finished).read_config()).splits["train"]
     rows = [(text, str(label)) for text, label in zip(train.texts, train.labels, strict=True)]
     some = [*rows[:2], *ROWS]
@@ -52,8 +52,9 @@ def test_reviews_that_it_was_trained_on_are_counted(finished, run_copy, tmp_path
     evaluate_file([finished], TextSource(file=write_csv(tmp_path / "a.csv", ROWS)), None)
     absent = str(tmp_path / "absent.csv")
     runs.change_json(run_copy / "config.json", "data", source="csv", path=absent)
-    evaluate_file([run_copy], table, None)
     assert "trained on" not in capsys.readouterr().err
+    evaluate_file([run_copy], table, None)
+    assert found.replace(str(finished), str(run_copy)) in capsys.readouterr().err
 
 
 def test_predictions_are_written_beside_the_labels_where_asked(finished, tmp_path, capsys):

@@ -37,6 +37,7 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import read_dataset
+from sentiment_jax.training.lineage import short_hashes
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.tasks.pretraining import PRETRAINING
@@ -215,6 +216,9 @@ def test_a_classifier_of_their_average_starts_at_class_shares(pretrained, load, 
     learned_from = read_dataset(load("lstm").config).splits["train"]
     assert {*prepared.texts["train"].ids} & {*learned_from.ids}
     assert "held out here (leakage)" not in capsys.readouterr().err  # learned without labels
+    learned = RunDirectory(tmp_path / "run").learned
+    for kind, texts in (("labeled", prepared.texts["train"]), ("unlabeled", learned_from)):
+        assert np.load(learned[kind]).tolist() == sorted({*short_hashes(texts).tolist()})
     trained = load_run(tmp_path / "run").params
     np.testing.assert_array_equal(trained["embedding"]["embedding"], expected)
     assert np.all(trained["classifier"]["kernel"])

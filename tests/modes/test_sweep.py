@@ -173,6 +173,8 @@ def test_a_sweep_and_a_run_do_not_share_a_directory(run, config, tmp_path):
     (tmp_path / "sweep" / "config.json").write_text("{}")
     (tmp_path / "sweep" / "sweep.json").unlink()
     refuses("sweep holds a run: choose another --workdir", run, ONE_TRIAL)
+    (tmp_path / "sweep" / "comparison.json").write_text("{}")
+    refuses("sweep holds a comparison: choose another --workdir", run, ONE_TRIAL)
 
 
 def test_a_sweep_whose_time_is_over_ends_between_two_trials(run, training):

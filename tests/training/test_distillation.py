@@ -149,6 +149,8 @@ def test_a_student_resumes_bit_exactly_and_names_its_teachers(config, finished, 
     assert "not bit-exact" not in capsys.readouterr().err
     directory = RunDirectory(tmp_path / "run")
     assert read_json(directory.env)["data"]["pseudo_labels_hash"]
+    learned = {kind: np.load(path) for kind, path in directory.learned.items()}
+    assert [*map(len, learned.values())] == [48, 24]  # the teachers' are the student's
     Path(config.pretrain.text).unlink()  # no evaluation needs it
     result = read_json(directory.result)
     for split in ("val", "test"):

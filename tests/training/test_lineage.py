@@ -1,25 +1,25 @@
-"""Held-out texts that an ancestor was trained on: counted exactly, or said to be unknown."""
+"""Held-out texts that an ancestor learned from: counted exactly, whatever is gone."""
 
 import dataclasses
-import re
 import shutil
-from pathlib import Path
 
+import numpy as np
 import pytest
 import reviews
 import runs
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import make_frozen, replace_settings
-from sentiment_jax.data import imdb
 from sentiment_jax.data.dataset import load_dataset
-from sentiment_jax.data.unlabeled import load_text, unlabeled_texts
+from sentiment_jax.data.unlabeled import NOTHING, training_dataset, unlabeled_texts
+from sentiment_jax.errors import InputError
+from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.files import write_json
+from sentiment_jax.storage.files import write_array, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import lineage
-from sentiment_jax.training.lineage import warn_of_leakage
-from sentiment_jax.training.trained_model import best_sha256
+from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.lineage import learned_text, short_hashes, warn_of_leakage
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 
 def write_table(path, first, last):
@@ -44,20 +44,20 @@ def make_config(data, **changes):
 
 
 @pytest.fixture
-def make_run(tmp_path, monkeypatch):
+def make_run(tmp_path):
     """A function that writes what a run keeps of its texts and returns its directory."""
-    monkeypatch.setattr(lineage, "source_hashes", lambda config: [])  # there are no checkpoints
 
     def make_run(name, data, **changes):
         config = make_config(data, **changes)
-        statistics = (load_text if config.pretrain.objective else load_dataset)(data).statistics
-        if data.teacher:
-            unlabeled = unlabeled_texts(data, config.pretrain.text)
-            statistics = {**statistics, "unlabeled_hash": unlabeled.texts_hash}
+        text = training_dataset(config).splits["train"]
+        unlabeled = unlabeled_texts(data, config.pretrain.text) if data.teacher else NOTHING
+        labels = (NOTHING, text) if config.pretrain.objective else (text, unlabeled)
         run = RunDirectory(tmp_path / name)
         run.path.mkdir()
-        run.write_config(config)
-        write_json(run.env, {"data": statistics, "sources": []})
+        env = {}
+        for kind, hashes in learned_text(config, *labels).items():
+            env |= write_array(run.learned[kind], hashes)
+        write_json(run.env, env)
         return run.path
 
     return make_run
@@ -75,14 +75,17 @@ def warned(capsys):
     return warned
 
 
-UNKNOWN = "may have been trained on texts that are held out here"
+def leakage(run, data, *trained_on, without_labels=False):
+    """The beginning of the warning that a run was trained on some texts held out here.
 
-
-def leakage(run, data, trained_on):
-    """The beginning of the warning that a run was trained on some texts held out here."""
+    In a cross-validation, text that was learned `without_labels` counts for the test alone.
+    """
     texts = {name: {*split.texts} for name, split in load_dataset(data).splits.items()}
     held_out = (texts["val"] | texts["test"]) - texts["train"]
-    leaked = held_out & {*load_dataset(trained_on).splits["train"].texts}
+    counted = texts["test"] - texts["train"] if without_labels else held_out
+    leaked = counted & {
+        text for of in trained_on for text in load_dataset(of).splits["train"].texts
+    }
     assert leaked
     return f"warning: {run} was trained on {len(leaked)} of the {len(held_out)} texts that are"
 
@@ -112,66 +115,79 @@ def test_reviews_trained_on_are_counted(
     assert found.startswith(leakage(run, now, data)) if leaks else not found
 
 
-IMDB = DataConfig(source="tfds", path="/nowhere")
+@pytest.mark.parametrize("objective", ["", "masked_language_modeling"])
+def test_what_was_learned_without_labels_does_not_count_in_a_fold(
+    data, table, make_run, warned, capsys, objective
+):
+    run = make_run("run", data, **{"pretrain.objective": objective})
+    now = table(30, 90)
+    config = make_config(dataclasses.replace(now, folds=2), **{"model.pretrained": str(run)})
+    warn_of_leakage(config, load_dataset(now))
+    expected = leakage(run, now, data, without_labels=bool(objective))
+    assert capsys.readouterr().err.startswith(expected)
+    assert expected != leakage(run, now, data, without_labels=not objective)
 
 
-@pytest.mark.parametrize(
-    ("harm", "reason"),
-    [
-        (lambda data, run: Path(data.path).unlink(), "cannot read the table .*0.csv: No such file"),
-        (lambda data, run: write_table(data.path, 0, 61), "its own texts have changed since\n"),
-        (lambda data, run: run.write_config(make_config(IMDB)), "IMDB, which .* is not here to"),
-    ],
-    ids=["gone", "changed", "not downloaded for a comparison"],
-)
-def test_training_reviews_may_be_gone(data, table, make_run, harm, reason, warned, monkeypatch):
-    monkeypatch.setattr(imdb, "prepare", pytest.fail)
-    run = make_run("run", data)
-    harm(data, RunDirectory(run))
-    found = warned(table(60, 120), **{"model.pretrained": str(run)})
-    assert re.match(f"warning: {run} {UNKNOWN}: {reason}", found)
-
-
-@pytest.mark.parametrize("changed", [False, True])
-def test_unlabeled_training_text_counts_too(data, table, tmp_path, make_run, warned, changed):
+def test_unlabeled_training_text_counts_too(data, table, tmp_path, make_run, warned):
     now = table(60, 120)
     texts = load_dataset(now).splits["test"].texts
     (text := tmp_path / "more.txt").write_text("\n".join(texts[:5]))
     distilled = dataclasses.replace(data, teacher=str(make_run("teacher", data)))
     run = make_run("run", distilled, **{"pretrain.text": str(text)})
-    expected = f"{run} was trained on 5 of the 22 texts"
-    if changed:
-        text.write_text("\n".join(texts[5:]))
-        expected = f"{run} {UNKNOWN}: its unlabeled"
-    assert warned(now, **{"model.pretrained": str(run)}).startswith(f"warning: {expected}")
+    found = warned(now, **{"model.pretrained": str(run)})
+    assert found.startswith(f"warning: {run} was trained on 5 of the 22 texts")
 
 
 def test_what_ancestors_were_trained_on_counts_too(data, table, tmp_path, make_run, warned):
-    """Sources and teachers, directly and through another run; a circle ends."""
+    """Sources and teachers, directly and through another run, which may be gone."""
     unrelated = table(60, 120)
     (text := tmp_path / "more.txt").write_text("One text.\nAnother text.")
-    first = make_run("first", data, **{"model.pretrained": str(tmp_path / "second")})
+    first = make_run("first", data)
     second = make_run("second", unrelated, **{"model.pretrained": str(first)})
     distilled = dataclasses.replace(unrelated, teacher=str(first))
     student = make_run("student", distilled, **{"pretrain.text": str(text)})
+    third = make_run("third", unrelated, **{"model.pretrained": str(second)})
     now = table(30, 90)
     for setting in ("data.teacher", "model.pretrained"):
-        for run in (first, second, student):
+        assert warned(now, **{setting: str(first)}).startswith(leakage(first, now, data))
+    shutil.rmtree(first)
+    shutil.rmtree(second)
+    for setting in ("data.teacher", "model.pretrained"):
+        for run in (student, third):
             found = warned(now, **{setting: str(run)})
-            assert leakage(first, now, data) in found, (setting, run)
-            assert found.count(str(first)) == 1
-    shutil.rmtree(first)  # whatever it was trained on
-    assert f"{first} {UNKNOWN}: cannot read" in warned(now, **{"data.teacher": str(student)})
+            assert found.startswith(leakage(run, now, data, unrelated)), (setting, run)
+            assert found.count("warning") == 1
+            assert not warned(table(200, 260), **{setting: str(run)})
 
 
-def test_an_ancestor_that_was_replaced_is_not_compared(
-    table, finished, make_run, warned, monkeypatch
-):
-    """Its texts would be compared in place of those that the student descends from."""
-    student = make_run("student", table(60, 120), **{"model.pretrained": str(finished)})
-    monkeypatch.undo()
-    env = RunDirectory(student).env
-    for digest, unknown in ((best_sha256(finished), False), ("0" * 64, True)):
-        runs.change_json(env, sources=[digest])
-        found = warned(table(200, 260), **{"model.pretrained": str(student)})
-        assert ("student learned from other parameters than those in" in found) == unknown
+def test_what_was_recorded_is_read_as_it_was(data, table, make_run, warned):
+    """A damaged file is refused; a run that a revision without it wrote has none."""
+    run = make_run("run", data)
+    learned = RunDirectory(run).learned["labeled"]
+    write_array(learned, np.load(learned)[1:])
+    with pytest.raises(InputError, match=r"learned.npy is not what was written"):
+        warned(table(30, 90), **{"model.pretrained": str(run)})
+    write_json(RunDirectory(run).env, {})
+    assert not warned(table(30, 90), **{"model.pretrained": str(run)})
+
+
+def test_a_run_records_what_it_and_its_ancestors_learned_from(finished, data, tmp_path, capsys):
+    first = shutil.copytree(finished, tmp_path / "first")
+    changes = {"data.source": "csv", "data.path": data.path, "epochs": 1, "data.limit": 0}
+    second, third = tmp_path / "second", tmp_path / "third"
+    train(runs.make_small(**changes, **{"model.pretrained": str(first)}), second)
+    shutil.rmtree(first)
+    train(runs.make_small(**changes, **{"model.pretrained": str(second)}), third)
+    assert "leakage" not in capsys.readouterr().err
+    shutil.rmtree(second)
+    own = load_dataset(data).splits["train"]
+    theirs = load_dataset(RunDirectory(finished).read_config().data).splits["train"]
+    expected = {*short_hashes(own).tolist(), *short_hashes(theirs).tolist()}
+    learned = RunDirectory(third).learned
+    assert np.load(learned["labeled"]).tolist() == sorted(expected)
+    assert len(np.load(learned["unlabeled"])) == 0
+    held_out = {"data.validation_fraction": 0.5}  # with the same seed of the split
+    CLASSIFICATION.prepare(resolve(runs.make_small(**held_out, **{"model.pretrained": str(third)})))
+    known = RunDirectory(finished).read_config().data
+    expected = leakage(third, dataclasses.replace(known, validation_fraction=0.5), known)
+    assert expected in capsys.readouterr().err

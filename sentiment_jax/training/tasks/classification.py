@@ -16,7 +16,7 @@ from sentiment_jax.data.labels import decide
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.data.texts import Texts, is_rare, list_classes
 from sentiment_jax.data.tokenization import unknown_id
-from sentiment_jax.data.unlabeled import unlabeled_texts
+from sentiment_jax.data.unlabeled import NOTHING, unlabeled_texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.run_directory import RunDirectory, find_teachers
@@ -30,7 +30,7 @@ from sentiment_jax.training.experiment import (
     make_tokenizer,
     read_dataset,
 )
-from sentiment_jax.training.lineage import warn_of_leakage
+from sentiment_jax.training.lineage import learned_text, warn_of_leakage
 from sentiment_jax.training.objectives.classification import Classification, balanced_weights
 from sentiment_jax.training.trained_model import (
     classes_match,
@@ -52,7 +52,7 @@ def prepare(
     tokenizer = tokenizer or make_tokenizer(config, dataset)
     _check_teacher_classes(config)
     splits = dataset.splits
-    if config.data.teacher and "unlabeled" not in splits:  # the cross-validation of a fold reads it
+    if config.data.teacher:
         splits = {**splits, "unlabeled": unlabeled_texts(config.data, config.pretrain.text)}
     classifier = make_classifier(config, tokenizer)
     with terminal.progress_bar(sum(map(len, splits.values())), "encoding", unit="text") as bar:
@@ -78,6 +78,7 @@ def prepare(
         **vars(classifier),
         task=CLASSIFICATION,
         texts=splits,
+        learned=learned_text(config, splits["train"], splits.get("unlabeled", NOTHING)),
         encoded=encoded,
         statistics=statistics,
     )

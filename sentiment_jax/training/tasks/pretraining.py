@@ -42,6 +42,7 @@ from sentiment_jax.training.experiment import (
     make_tokenizer,
     read_dataset,
 )
+from sentiment_jax.training.lineage import learned_text
 from sentiment_jax.training.objectives import ngram_vectors
 from sentiment_jax.training.objectives.masked_language_modeling import (
     MaskedLanguageModeling,
@@ -74,7 +75,11 @@ def prepare(
                 problem = f"{FEWEST} known tokens are needed, the {name} text has {known}"
                 raise TooLittleText(f"{problem}: add text, or lower data.min_frequency")
     return Experiment(
-        **vars(classifier), task=PRETRAINING, encoded=segments, statistics=dataset.statistics
+        **vars(classifier),
+        task=PRETRAINING,
+        learned=learned_text(config, unlabeled=splits["train"]),
+        encoded=segments,
+        statistics=dataset.statistics,
     )
 
 
