@@ -94,7 +94,7 @@ class Features:
         numbers, rows = self._find(reviews)
         self.ngrams, columns = np.unique(numbers, return_inverse=True)
         present = self._matrix(rows, columns, len(reviews))
-        self.ratios = log_count_ratios(present, reviews.labels)
+        self.ratios = log_count_ratios(present, reviews.codes)
         self.of_training = self._scale(present)
 
     def of(self, reviews: Texts) -> sparse.csr_matrix:
@@ -153,10 +153,10 @@ def try_all(
         features = Features(train, order)
         rows = features.of(val)
         for classifier, cost in ((name, cost) for name in costs for cost in costs[name]):
-            trained = fit(features, train.labels, Choice(order, classifier, cost))
+            trained = fit(features, train.codes, Choice(order, classifier, cost))
             for mixture in MIXTURES:
                 choice = Choice(order, classifier, cost, mixture)
-                yield choice, score(trained, rows, val.labels, choice)
+                yield choice, score(trained, rows, val.codes, choice)
 
 
 class Clock:
@@ -176,12 +176,12 @@ def train_and_test(choice: Choice, train: Texts, others: dict[str, Texts]) -> di
     """Train a choice; return its scores on other reviews and both times."""
     clock = Clock()
     features = Features(train, choice.order)
-    trained = fit(features, train.labels, choice)
+    trained = fit(features, train.codes, choice)
     result: dict[str, Any] = {"choice": dataclasses.asdict(choice), "reviews": len(train)}
     result |= {"ngrams": len(features.ngrams), "training": clock.read()}
     clock = Clock()
     for name, reviews in others.items():
-        result[name] = score(trained, features.of(reviews), reviews.labels, choice)
+        result[name] = score(trained, features.of(reviews), reviews.codes, choice)
     return {**result, "scoring": clock.read()}
 
 
@@ -200,7 +200,7 @@ def main() -> None:
         tried.append((choice, scores))
         print(f"{choice}: {scores['accuracy']:.4f} on {len(val):,}", flush=True)
     choosing = clock.read()
-    every = Texts.from_texts([*train.texts, *val.texts], [*train.labels, *val.labels])
+    every = Texts.from_texts([*train.texts, *val.texts], [*train.codes, *val.codes])
     results = []
     for name in COSTS:
         own = [entry for entry in tried if entry[0].classifier == name]

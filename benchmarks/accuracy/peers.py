@@ -57,7 +57,7 @@ def write_splits(settings: Mapping[str, str], folder: Path) -> dict[str, int]:
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["text", "label"])
-            labels = (split.classes[i] for i in split.labels)
+            labels = (split.classes[i] for i in split.codes)
             writer.writerows(zip(split.texts, labels, strict=True))
     return {name: len(split) for name, split in splits.items()}
 

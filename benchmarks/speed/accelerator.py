@@ -139,7 +139,7 @@ def both_steps(
 ) -> Iterator[Row]:
     """Measure an evaluation step, then a training step, whose peak memory is the higher one."""
     batch = jax.device_put(make_batch(0, *shape))
-    evaluate = make_eval_step(model).lower(params, batch).compile()
+    evaluate = make_eval_step(model, Classification()).lower(params, batch).compile()
     row = measure(options, evaluate, lambda params: (params, evaluate(params, batch)), params)
     row["examples_per_second"] = shape[0] / row["seconds"]
     yield with_flops({"what": f"{what}, evaluation", **row}, model, cost)

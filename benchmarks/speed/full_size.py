@@ -62,7 +62,7 @@ def main(_):
     for number in range(STEPS.value):
         (state, _), spent = timed(step, state, make_batch(number, *shape), rate)
         seconds.append(spent)
-    evaluate = make_eval_step(model)
+    evaluate = make_eval_step(model, Classification())
     timed(evaluate, state.params, make_batch(0, *shape))
     scoring = [timed(evaluate, state.params, make_batch(0, *shape))[1] for _ in range(STEPS.value)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

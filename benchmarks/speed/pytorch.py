@@ -187,7 +187,7 @@ class Texts:
             path,
             token_ids=np.concatenate(ids),
             offsets=np.cumsum([0, *map(len, ids)]),
-            labels=encoded.labels[rows],
+            labels=encoded.labels[rows].argmax(axis=1),
         )
         return {
             "what": what,

@@ -12,6 +12,7 @@ from benchmarks.speed.synthetic import model_config
 from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.data.texts import of_numbers
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices, startup
 from sentiment_jax.training.objectives.classification import Classification
@@ -22,8 +23,8 @@ from sentiment_jax.training.steps import create_state, make_train_step
 def load(path: str) -> Encoded:
     """Return the reviews that benchmarks/speed/pytorch.py wrote."""
     with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in ("labels", "token_ids", "offsets")}
-    return Encoded(truncated=0, **arrays)
+        arrays = {name: file[name] for name in ("token_ids", "offsets")}
+        return Encoded(of_numbers(file["labels"], 2), truncated=0, **arrays)
 
 
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
@@ -40,7 +41,7 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     mesh = devices.data_mesh()
     params = devices.place(init(jax.random.key(0)), mesh)
     if job["mode"] == "infer":
-        eval_step = make_eval_step(model)
+        eval_step = make_eval_step(model, Classification())
 
         def infer() -> int:
             plan = batches.plan_evaluation(encoded.lengths, **shapes)

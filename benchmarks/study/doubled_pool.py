@@ -24,7 +24,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     reviews, _ = read_tfds(DATA_DIR.value)
     texts = (html.escape(text, quote=False) for text in reviews.texts)  # reading unescapes
-    rows = list(zip(texts, reviews.labels.tolist(), strict=True))
+    rows = list(zip(texts, reviews.codes.tolist(), strict=True))
     with Path(OUTPUT.value).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
