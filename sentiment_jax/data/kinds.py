@@ -16,7 +16,9 @@ from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.storage.files import safe_cell
 
 Labels: TypeAlias = Bool[np.ndarray, "texts classes"]
-Probabilities: TypeAlias = Float[np.ndarray, "texts classes"]
+Predicted: TypeAlias = Bool[np.ndarray, "*any texts classes"]
+Probabilities: TypeAlias = Float[np.ndarray, "*any texts classes"]
+Decisions: TypeAlias = Float[np.ndarray, "texts decisions"]  # a probability each
 Counts: TypeAlias = Float64[np.ndarray, " classes"]
 Mask: TypeAlias = Bool[np.ndarray, " texts"]
 Column: TypeAlias = Float[np.ndarray, " texts"]  # a probability each
@@ -31,11 +33,7 @@ class OneClass:
     noun: ClassVar[str] = "classes"
     problem_type: ClassVar[str | None] = None  # in Hugging Face's config.json
 
-    def decide(
-        self,
-        probabilities: Float[np.ndarray, "*any texts classes"],
-        thresholds: Sequence[float] = (),
-    ) -> Bool[np.ndarray, "*any texts classes"]:
+    def decide(self, probabilities: Probabilities, thresholds: Sequence[float] = ()) -> Predicted:
         """Return the predictions: the most probable class, the first of equally probable ones.
 
         With thresholds, it is the one with the largest ratio of its probability to its threshold.
@@ -44,7 +42,7 @@ class OneClass:
         return numbers[..., None] == np.arange(probabilities.shape[-1])
 
     def _choose(
-        self, probabilities: Float[np.ndarray, "*any texts classes"], thresholds: Sequence[float]
+        self, probabilities: Probabilities, thresholds: Sequence[float]
     ) -> Int64[np.ndarray, "*any texts"]:
         if len(thresholds):
             return (probabilities / np.array(thresholds)).argmax(axis=-1)
@@ -110,9 +108,7 @@ class OneClass:
             ends = ("away from it", f"to {names[named]}")
         return predicted if named is None else [named] * len(predicted), predicted, ends
 
-    def p_of_labels(
-        self, probabilities: Probabilities, labels: Labels
-    ) -> Float[np.ndarray, "texts decisions"]:
+    def p_of_labels(self, probabilities: Probabilities, labels: Labels) -> Decisions:
         """Return the probability of each text's class."""
         return probabilities[labels][:, None]
 
@@ -133,17 +129,15 @@ class OneClass:
         """
         both = counts + predictions
         recall = (right / np.maximum(counts, 1))[counts > 0]
-        squares = texts**2 - counts @ counts, texts**2 - predictions @ predictions
+        variances = (texts**2 - counts @ counts) * (texts**2 - predictions @ predictions)
         covariance = right.sum() * texts - counts @ predictions
         return {
             "balanced_accuracy": recall.mean(),
             "macro_f1": (2 * right / np.maximum(both, 1))[self.counted(both)].mean(),
-            "mcc": _correlation(covariance, squares[0] * squares[1]),
+            "mcc": _correlation(covariance, variances),
         }
 
-    def counted(
-        self, both: Float64[np.ndarray, "*any classes"]
-    ) -> Bool[np.ndarray, "*any classes"]:
+    def counted(self, both: Float64[np.ndarray, "*any"]) -> Bool[np.ndarray, "*any"]:
         """Return the classes that macro F1 counts: those that are a label or predicted."""
         return both > 0
 
@@ -164,11 +158,8 @@ class OneClass:
         return labels.T.astype(np.int64) @ predicted
 
     def events(
-        self,
-        probabilities: Float[np.ndarray, "*any texts classes"],
-        labels: Labels,
-        predicted: Bool[np.ndarray, "*any texts classes"],
-    ) -> tuple[Float[np.ndarray, "*any events"], Bool[np.ndarray, "*any events"]]:
+        self, probabilities: Probabilities, labels: Labels, predicted: Predicted
+    ) -> tuple[Float[np.ndarray, "*events"], Bool[np.ndarray, "*events"]]:
         """Return the probabilities whose calibration is measured, and what came true.
 
         Of two classes, they are the positive one's, else the predicted one's: Guo et al. (2017).
@@ -220,9 +211,7 @@ class MultiLabel:
     noun: ClassVar[str] = "labels"
     problem_type: ClassVar[str | None] = "multi_label_classification"
 
-    def decide(
-        self, probabilities: Float[np.ndarray, "*any texts classes"], thresholds: Sequence[float]
-    ) -> Bool[np.ndarray, "*any texts classes"]:
+    def decide(self, probabilities: Probabilities, thresholds: Sequence[float]) -> Predicted:
         """Return the predictions: the labels above their thresholds."""
         return probabilities > np.array(thresholds)
 
@@ -278,9 +267,7 @@ class MultiLabel:
         named_ones = [named] * len(most)
         return named_ones, named_ones, ("away from it", f"to {names[named]}")
 
-    def p_of_labels(
-        self, probabilities: Probabilities, labels: Labels
-    ) -> Float[np.ndarray, "texts decisions"]:
+    def p_of_labels(self, probabilities: Probabilities, labels: Labels) -> Decisions:
         """Return the probability of each label being as it is."""
         return np.where(labels, probabilities, 1 - probabilities)
 
@@ -306,9 +293,7 @@ class MultiLabel:
             "mcc": _correlation(texts * right - counts * predictions, variances),
         }
 
-    def counted(
-        self, both: Float64[np.ndarray, "*any classes"]
-    ) -> Bool[np.ndarray, "*any classes"]:
+    def counted(self, both: Float64[np.ndarray, "*any"]) -> Bool[np.ndarray, "*any"]:
         """Return that macro F1 counts all labels."""
         return np.ones_like(both, bool)
 
@@ -329,11 +314,8 @@ class MultiLabel:
         return np.zeros((labels.shape[1],) * 2, np.int64)
 
     def events(
-        self,
-        probabilities: Float[np.ndarray, "*any texts classes"],
-        labels: Labels,
-        predicted: Bool[np.ndarray, "*any texts classes"],
-    ) -> tuple[Float[np.ndarray, "*any classes"], Bool[np.ndarray, "*any classes"]]:
+        self, probabilities: Probabilities, labels: Labels, predicted: Predicted
+    ) -> tuple[Float[np.ndarray, "*events"], Bool[np.ndarray, "*events"]]:
         """Return all probabilities, and which labels the texts have."""
         return probabilities, np.broadcast_to(labels, probabilities.shape)
 

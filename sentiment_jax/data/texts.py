@@ -255,7 +255,7 @@ def fold_splits(texts: Texts, count: int, *, seed: int, grouped: bool = True) ->
 
 def _group(
     texts: Texts, grouped: bool
-) -> tuple[Int64[np.ndarray, " texts"], Int64[np.ndarray, " texts"], Int64[np.ndarray, "texts _"]]:
+) -> tuple[Int64[np.ndarray, " texts"], Int64[np.ndarray, " texts"], Int64[np.ndarray, "groups _"]]:
     """Return an order by hash and label, the number of each text's text in it, and counts.
 
     These are of each text's copies: in each class, and of multi-label texts also in all.
@@ -272,10 +272,10 @@ def _group(
 
 
 def _distribute(
-    counts: Int64[np.ndarray, "texts columns"],
+    counts: Int64[np.ndarray, "groups columns"],
     wanted: Float64[np.ndarray, "parts columns"],
     seed: int,
-) -> Int64[np.ndarray, " texts"]:
+) -> Int64[np.ndarray, " groups"]:
     """Return the part of each text: iterative stratification (Sechidis et al., 2011).
 
     The rarest label's texts come first. Each goes to the part that wants most of that label, or of
