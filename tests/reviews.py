@@ -9,7 +9,7 @@ import pytest
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.encoding import Encoded, encode
-from sentiment_jax.data.texts import Texts
+from sentiment_jax.data.texts import Texts, of_numbers
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.errors import InputError
 
@@ -19,7 +19,7 @@ def random_encoded(count, *, longest, vocabulary, seed=0, **changes):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, longest + 1, count)
     encoded = Encoded(
-        labels=rng.integers(0, 2, count).astype(np.int32),
+        labels=of_numbers(rng.integers(0, 2, count), 2),
         token_ids=rng.integers(1, vocabulary, lengths.sum()).astype(np.int32),
         offsets=np.cumsum([0, *lengths]).astype(np.int64),
         truncated=0,

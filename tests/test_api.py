@@ -164,8 +164,8 @@ def test_scores_are_those_of_the_run(model, finished):
     for split, scores in (("test", model.evaluate()), ("val", model.evaluate("val"))):
         assert scores == result[split] | result["metrics"][split]
     test = load_dataset(model.config.data).splits["test"]
-    labels = np.array(["neg", "pos"])[test.labels]
-    for data in ((test.texts, labels), {"text": test.texts, "label": test.labels}):
+    labels = np.array(["neg", "pos"])[test.codes]
+    for data in ((test.texts, labels), {"text": test.texts, "label": test.codes}):
         scores = model.evaluate(data)
         assert scores["loss"] == pytest.approx(result["test"]["loss"], abs=1e-6)
         assert scores["accuracy"] == result["test"]["accuracy"]

@@ -21,8 +21,7 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.dataset import load_dataset
-from sentiment_jax.data.labels import decide
-from sentiment_jax.data.texts import Texts, fold_splits, stratified_split
+from sentiment_jax.data.texts import Texts, fold_splits, of_numbers, stratified_split
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.evaluate import evaluate_split
@@ -32,7 +31,7 @@ from sentiment_jax.modes.predict import TextSource, predict, predict_table, prin
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.objectives.classification import balanced_weights
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.tasks import classification
 from sentiment_jax.training.tasks.classification import CLASSIFICATION, with_classes
 from sentiment_jax.training.trained_model import load_run
@@ -226,9 +225,9 @@ def test_a_thousand_classes_of_five_reviews_are_split():
     labels = [i for i in range(1000) for _ in range(5)]
     reviews = Texts.from_texts(map(str, range(5000)), labels, classes=names)
     kept, held_out = stratified_split(reviews, 0.1, seed=0)
-    assert np.bincount(reviews.labels[held_out]).tolist() == [1] * 1000
+    assert np.bincount(reviews.codes[held_out]).tolist() == [1] * 1000
     for fold, rest in fold_splits(reviews.take(kept), 3, seed=0):
-        assert len({*reviews.take(kept).labels[fold].tolist()}) == 1000 and len(rest)
+        assert len({*reviews.take(kept).codes[fold].tolist()}) == 1000 and len(rest)
     with pytest.raises(InputError) as caught:
         stratified_split(reviews.take(np.arange(0, 5000, 5)), 0.1, seed=0)
     assert "1 intent 4 and 995 more texts cannot be split" in str(caught.value)
@@ -274,7 +273,8 @@ def test_a_rare_class_has_a_threshold_that_every_mode_uses(
         trained = load_run(tmp_path / "run", calibrated=calibrated)
         texts = list(load_dataset(trained.config.data).splits["test"].texts)
         found, _ = predict([trained], texts)
-        assert [NAMES[i] for i in decide(found, trained.thresholds)] == predicted
+        decided = trained.kind.decide(found, trained.thresholds)
+        assert trained.kind.cells(NAMES, decided) == predicted
     assert load_run(tmp_path / "run").config.data.rare
     row = next(i for i in range(len(p)) if predicted[i] != NAMES[p[i].argmax()])
     explain_texts(load_run(tmp_path / "run"), ["1"], [texts[row]], tmp_path / "a.html")
@@ -288,7 +288,8 @@ def test_a_rare_class_has_a_threshold_that_every_mode_uses(
 
 def test_texts_that_no_teacher_has_labeled_do_not_count_in_class_weights():
     labels = np.array([0, 1, 1, 1, -1, -1], np.int32)
-    assert balanced_weights(labels, 2) == pytest.approx((2, 2 / 3))
+    weights = Classification.balanced_weights(of_numbers(labels, 2))
+    assert weights == pytest.approx((2, 2 / 3))
 
 
 def test_unequal_classes_are_weighted_and_guessing_is_printed(make_config, tmp_path, capsys):
@@ -296,7 +297,7 @@ def test_unequal_classes_are_weighted_and_guessing_is_printed(make_config, tmp_p
     changes = {"class_weights": "balanced", "optimizer.learning_rate": 0.0, "epochs": 1}
     config = make_config(changes, bad=15, good=60)
     experiment = CLASSIFICATION.prepare(resolve(config))
-    labels = experiment.encoded["train"].labels
+    labels = experiment.texts["train"].codes
     expected = compute_class_weight("balanced", classes=np.arange(2), y=labels)
     assert experiment.objective.class_weights == pytest.approx(expected)
     assert expected[0] > 3 * expected[1]

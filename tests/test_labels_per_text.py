@@ -23,6 +23,7 @@ from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.dataset import load_dataset
+from sentiment_jax.data.kinds import MultiLabel
 from sentiment_jax.data.labels import apply_temperature, find_class
 from sentiment_jax.data.table import read_labeled, read_texts
 from sentiment_jax.data.texts import Texts, fold_splits, stratified_sample, stratified_split
@@ -31,11 +32,12 @@ from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.evaluate import evaluate_file, evaluate_split
 from sentiment_jax.modes.explain import explain_texts
 from sentiment_jax.modes.export import export_run
-from sentiment_jax.modes.predict import TextSource, format_predictions, predict, print_predictions
+from sentiment_jax.modes.predict import TextSource, predict, print_predictions
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.tasks.multi_label import fit
 from sentiment_jax.training.trained_model import load_ensemble, load_run
 
 NAMES = ("price", "quality", "shipping")
@@ -114,9 +116,9 @@ def pair(run, table, tmp_path_factory):
 def draw_reviews(count=300, seed=0):
     """Texts of four labels of unequal shares, a tenth of the texts twice."""
     rng = np.random.default_rng(seed)
-    labels = (rng.random((count, 4)) < (0.5, 0.3, 0.1, 0.04)).astype(np.int32)
+    labels = rng.random((count, 4)) < (0.5, 0.3, 0.1, 0.04)
     texts = [f"text {i if i % 10 else max(i - 1, 0)}" for i in range(count)]
-    return Texts.from_texts(texts, labels, classes=("a", "b", "c", "d"))
+    return Texts.from_texts(texts, labels, classes=("a", "b", "c", "d"), kind=MultiLabel())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -145,7 +147,8 @@ def test_splits_hold_each_label_in_proportion_and_equal_texts_on_one_side(seed):
 
 
 def test_a_label_of_one_text_cannot_be_split():
-    reviews = Texts.from_texts("abc", np.int32([[1, 0], [1, 1], [1, 0]]), classes=("x", "rare"))
+    labels = np.array([[True, False], [True, True], [True, False]])
+    reviews = Texts.from_texts("abc", labels, classes=("x", "rare"), kind=MultiLabel())
     refuses("1 rare texts cannot be split", stratified_split, reviews, 0.5, seed=0)
     refuses("class 'rare' needs two different texts", fold_splits, reviews, 2, seed=0)
 
@@ -272,7 +275,7 @@ def test_labels_of_a_scored_table(tmp_path, capsys):
     data = {"label_separator": ";", "labels": "a,b,c"}
     path = write_csv(tmp_path / "a.csv", [("one", "a;B"), ("two", "c;d"), ("three", "")])
     found = read_labeled(DataConfig("csv", path, **data))
-    assert found.labels.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert found.codes.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
     assert "1 labels are not among a, b, c: d (1)" in capsys.readouterr().err
     path = write_csv(tmp_path / "b.csv", [("one", "a"), ("two", "bee")])
     refuses("1 labels are not among a, b, c: bee", read_labeled, DataConfig("csv", path, **data))
@@ -311,7 +314,7 @@ def test_the_table_of_predictions_and_evaluate_are_the_runs(run, trained, capsys
         assert {name: scores[name] for name in result[split]} == result[split]
     assert "micro F1" in capsys.readouterr().out
     alone, _ = predict([trained], ["cheap", "solid", "word1"])
-    lines = format_predictions(NAMES, alone, trained.thresholds, several=True)
+    lines = trained.kind.describe(NAMES, alone, trained.thresholds)
     assert lines[0].startswith(f"price {100 * alone[0, 0]:.1f} %") and lines[2].strip() == "none"
 
 
@@ -443,12 +446,13 @@ def test_without_validation_the_thresholds_are_a_half(table, tmp_path):
 def test_the_linear_baseline_is_one_model_per_label():
     reviews = Texts.from_texts(
         [text for text, _ in rows(150)],
-        np.int32([[name in label for name in NAMES] for _, label in rows(150)]),
+        np.array([[name in label for name in NAMES] for _, label in rows(150)]),
         classes=NAMES,
+        kind=MultiLabel(),
     )
     splits = {n: reviews.take(np.arange(i, 150, 3)) for i, n in enumerate(("train", "val", "test"))}
-    found = linear_baseline(splits)
-    assert found["test"]["macro_f1"] > 0.8 and np.shape(found["predicted"]["test"]) == (50, 3)
+    found = linear_baseline(splits, fit)
+    assert found["test"]["macro_f1"] > 0.8 and len(found["correct"]["test"]) == 50
 
 
 def test_python_takes_lists_and_a_table_of_0_and_1(table, run, tmp_path):
@@ -534,9 +538,9 @@ def test_print_predictions_aligns_texts(trained, capsys):
 def test_many_rare_labels_that_occur_together_are_split():
     """A rare label may be on one side alone: its texts were placed for the sake of rarer ones."""
     rng = np.random.default_rng(0)
-    labels = (rng.random((400, 30)) < 0.03).astype(np.int32)
+    labels = rng.random((400, 30)) < 0.03
     names = tuple(f"label {i}" for i in range(30))
-    reviews = Texts.from_texts(map(str, range(400)), labels, classes=names)
+    reviews = Texts.from_texts(map(str, range(400)), labels, classes=names, kind=MultiLabel())
     for seed in range(5):
         _, held = stratified_split(reviews, 0.1, seed=seed)
         share = labels[held].sum(axis=0) - 0.1 * labels.sum(axis=0)

@@ -59,14 +59,14 @@ def write_run(directory, config, outcome, *, wrong=None, statistics=None, **resu
 def _write_predictions(files, config, wrong, split="test"):
     rows = np.arange(TESTED)
     labels = rows % len(config.classes)
-    reviews = Texts.from_texts(map(str, rows), labels.tolist())
+    reviews = Texts.from_texts(map(str, rows), labels.tolist(), classes=config.classes)
     p_label = np.linspace(0.61, 0.99, TESTED)
     p_label[list(wrong)] = np.linspace(0.02, 0.32, len(wrong))
     probabilities = np.zeros((TESTED, len(config.classes)), np.float32)
     probabilities[rows, labels] = p_label
     probabilities[rows, (labels + 1) % len(config.classes)] = 1 - p_label
     write_predictions(files, split, reviews, probabilities, config)
-    loss = log_loss(probabilities, labels)
+    loss = log_loss(reviews.kind, probabilities, reviews.labels)
     return {"loss": loss, "accuracy": 1 - len(wrong) / TESTED, "examples": TESTED}
 
 

@@ -41,14 +41,14 @@ from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.stored import make_frozen
 from sentiment_jax.data.dataset import load_dataset
-from sentiment_jax.data.labels import decide
+from sentiment_jax.data.kinds import ONE_CLASS, Labels
 from sentiment_jax.data.texts import Texts, stratified_sample
 from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.linear_model import C
-from sentiment_jax.training.metrics import log_loss
+from sentiment_jax.training.metrics import is_correct, log_loss
 
 RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
 VECTORS = flags.DEFINE_string("vectors", "", "run of --config=lstm:pretrain, for average")
@@ -140,11 +140,11 @@ def scores(first: Path, *others: Path) -> dict[str, object]:
     return test_scores(found.probabilities.mean(axis=0), found.labels)
 
 
-def test_scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+def test_scores(probabilities: np.ndarray, labels: Labels) -> dict[str, object]:
     """Return accuracy and loss of probabilities [reviews, classes]."""
     return {
-        "accuracy": round(float(np.mean(decide(probabilities) == labels)), 4),
-        "loss": round(log_loss(probabilities, labels), 4),
+        "accuracy": round(float(is_correct(labels, ONE_CLASS.decide(probabilities)).mean()), 4),
+        "loss": round(log_loss(ONE_CLASS, probabilities, labels), 4),
         "test": len(labels),
     }
 
@@ -160,7 +160,7 @@ def logistic_regression(method: str, labels: int, draw: int) -> dict[str, object
     model = LogisticRegression(solver="liblinear")
     search = GridSearchCV(model, {"C": C}, scoring="neg_log_loss", cv=3)
     before = time.process_time()
-    search.fit(features["train"][[index[name] for name in drawn.ids]], drawn.labels)
+    search.fit(features["train"][[index[name] for name in drawn.ids]], drawn.codes)
     found = test_scores(search.predict_proba(features["test"]), reviews["test"].labels)
     return found | {"cpu_s": round(time.process_time() - before, 1)}
 

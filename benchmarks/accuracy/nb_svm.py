@@ -67,7 +67,7 @@ class Features:
         numbers, rows = self._find(reviews)
         self.ngrams, columns = np.unique(numbers, return_inverse=True)
         present = self._matrix(rows, columns, len(reviews))
-        self.ratios = log_count_ratios(present, reviews.labels)
+        self.ratios = log_count_ratios(present, reviews.codes)
         self.of_training = self._scale(present)
 
     def of(self, reviews: Texts) -> sparse.csr_matrix:
@@ -132,12 +132,12 @@ def train_and_test(choice: Choice, train: Texts, others: dict[str, Texts]) -> di
     """Train a choice; return its scores on other reviews and both times."""
     seconds = clock()
     features = Features(train, choice.order)
-    trained = fit(features, train.labels, choice)
+    trained = fit(features, train.codes, choice)
     result: dict[str, Any] = {"choice": choice._asdict(), "reviews": len(train)}
     result |= {"ngrams": len(features.ngrams), "training": seconds()}
     seconds = clock()
     for name, reviews in others.items():
-        result[name] = score(trained, features.of(reviews), reviews.labels, choice)
+        result[name] = score(trained, features.of(reviews), reviews.codes, choice)
     return {**result, "scoring": seconds()}
 
 
@@ -156,13 +156,13 @@ def main() -> None:
         features = Features(train, order)
         rows = features.of(val)
         for classifier, cost in ((name, cost) for name in COSTS for cost in COSTS[name]):
-            trained = fit(features, train.labels, Choice(order, classifier, cost))
+            trained = fit(features, train.codes, Choice(order, classifier, cost))
             for mixture in MIXTURES:
                 choice = Choice(order, classifier, cost, mixture)
-                tried.append((choice, score(trained, rows, val.labels, choice)))
+                tried.append((choice, score(trained, rows, val.codes, choice)))
                 print(*tried[-1], flush=True)
     choosing = seconds()
-    every = Texts.from_texts([*train.texts, *val.texts], [*train.labels, *val.labels])
+    every = Texts.from_texts([*train.texts, *val.texts], [*train.codes, *val.codes])
     results = []
     for name in COSTS:
         own = [(scores["accuracy"], choice) for choice, scores in tried if choice[1] == name]

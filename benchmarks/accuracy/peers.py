@@ -50,7 +50,7 @@ def write_splits(settings: Mapping[str, str], folder: Path) -> dict[str, int]:
     recipe = override(read_recipe("encoder"), values | {"model.pretrained": WEIGHTS.value})
     splits = load_dataset(resolve(recipe).data).splits
     for name, split in splits.items():
-        labels = [split.classes[i] for i in split.labels]
+        labels = [split.classes[i] for i in split.codes]
         frame = pd.DataFrame({"text": split.texts, "label": labels})
         frame.to_csv(folder / f"{name}.csv", index=False)
     return {name: len(split) for name, split in splits.items()}

@@ -119,7 +119,8 @@ def compile_case(case: Case) -> dict[str, Any]:
             step = make_train_step(model, optimizer, objective)
             traced = step.trace(state, batch, rate)
         else:
-            traced = make_eval_step(model).trace(devices.abstract(params, mesh), batch)
+            step = make_eval_step(model, Classification())
+            traced = step.trace(devices.abstract(params, mesh), batch)
         start = time.perf_counter()
         compiled = traced.lower(lowering_platforms=("cuda",)).compile(compiler_options=OPTIONS)
     seconds = time.perf_counter() - start

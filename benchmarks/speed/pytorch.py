@@ -157,7 +157,7 @@ def make_job(
     job["buckets"] = [width] if width else list(experiment.buckets)
     job["cpu_devices"] = experiment.config.cpu_devices
     resized = [np.resize(ids[row], width or len(ids[row])) for row in rows]
-    return write_job(folder, what, resized, encoded.labels[rows], **job)
+    return write_job(folder, what, resized, encoded.labels[rows].argmax(axis=1), **job)
 
 
 def all_jobs(folder: Path) -> dict[str, list[dict[str, Any]]]:

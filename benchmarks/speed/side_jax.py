@@ -12,6 +12,7 @@ from benchmarks.speed.synthetic import model_config
 from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.data.texts import of_numbers
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices, startup
 from sentiment_jax.training.objectives.classification import Classification
@@ -23,7 +24,9 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     """Yield functions that make one pass over the reviews and return their number."""
     startup.use_cpu_devices(job["cpu_devices"])
     with np.load(job["data"], allow_pickle=False) as arrays:
-        encoded = Encoded(truncated=0, **arrays)
+        stored = dict(arrays)
+    labels = of_numbers(stored.pop("labels"), 2)
+    encoded = Encoded(labels=labels, truncated=0, **stored)
     size = job["batch_size"]
     config = model_config({**job["model"], "dtype": job["dtype"]})
     model = build_model(config, vocab_size=job["vocab_size"])
@@ -34,7 +37,7 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     mesh = devices.data_mesh()
     params = devices.place(init(jax.random.key(0)), mesh)
     if job["mode"] == "infer":
-        eval_step = make_eval_step(model)
+        eval_step = make_eval_step(model, Classification())
 
         def infer() -> int:
             plan = batches.plan_evaluation(encoded.lengths, **shapes)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from sentiment_jax.config.schema import MODELS, EncoderConfig, ModelConfig
+from sentiment_jax.data.texts import of_numbers
 
 VOCABULARY = 30522  # BERT's
 
@@ -27,18 +28,24 @@ def make_batch(seed: int, *shape: int) -> dict[str, np.ndarray]:
     return {
         "token_ids": rng.integers(1000, VOCABULARY, shape).astype(np.int32),
         "lengths": np.full(shape[0], shape[1], np.int32),
-        "labels": rng.integers(0, 2, shape[0]).astype(np.int32),
+        "labels": of_numbers(rng.integers(0, 2, shape[0]), 2),
+        "numbers": np.arange(shape[0], dtype=np.int32),
         "weights": np.ones(shape[0], np.float32),
     }
 
 
 def abstract_batch(rows: int, length: int, sharding: Any = None) -> dict[str, Any]:
     """Return the shapes and dtypes of such a batch, its rows placed by `sharding`."""
-    kinds = dict.fromkeys(("token_ids", "lengths", "labels"), np.int32) | {"weights": np.float32}
-    shapes = {name: (rows,) for name in kinds} | {"token_ids": (rows, length)}
+    kinds = {
+        "token_ids": ((rows, length), np.int32),
+        "lengths": ((rows,), np.int32),
+        "labels": ((rows, 2), bool),
+        "numbers": ((rows,), np.int32),
+        "weights": ((rows,), np.float32),
+    }
     return {
-        name: jax.ShapeDtypeStruct(shapes[name], dtype, sharding=sharding)
-        for name, dtype in kinds.items()
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in kinds.items()
     }
 
 

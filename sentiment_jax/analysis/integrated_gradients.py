@@ -29,6 +29,7 @@ from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import framing, special_tokens, unknown_id
 from sentiment_jax.models import linear
 from sentiment_jax.models.registry import ARCHITECTURES
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.trained_model import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
@@ -83,7 +84,7 @@ def _slopes(
     path: Path,
     nodes: Float[Array, " rows"],
     towards: Int[Array, ""],
-    several: bool = False,
+    loss: Classification,
 ) -> tuple[Float[Array, "rows length"], Float[Array, " rows"]]:
     """Return each token's slope of the log-odds at the nodes of a path, and the log-odds there."""
     points = path.start + nodes[:, None, None] * (path.end - path.start)
@@ -91,10 +92,7 @@ def _slopes(
 
     def sum_of_log_odds(points: Array) -> tuple[Array, Array]:
         logits: Any = model.apply({"params": params}, points, lengths, deterministic=True)
-        log_odds = logits[:, towards]
-        if not several:
-            others = jnp.where(jnp.arange(logits.shape[1]) == towards, -jnp.inf, logits)
-            log_odds = log_odds - jax.nn.logsumexp(others, axis=1)
+        log_odds = loss.log_odds(logits, towards)
         return jnp.sum(log_odds), log_odds
 
     gradients, log_odds = jax.grad(sum_of_log_odds, has_aux=True)(points)
@@ -106,10 +104,10 @@ def attribute(
     params: Any,
     token_ids: Sequence[int] | Int32[np.ndarray, "tokens *lengths"],
     length: int,
+    loss: Classification,
     fixed: Sequence[int] = (),
     towards: int = 1,
     fillers: Sequence[int] = (),
-    several: bool = False,
 ) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
     """Return a text's attributions, and the log-odds of class `towards` of text and baseline.
 
@@ -130,11 +128,11 @@ def attribute(
     path = Path(end * kept, end, np.array([count], np.int32))
 
     def slopes(path: Path, nodes: Any) -> tuple[np.ndarray, np.ndarray]:
-        of_tokens, log_odds = _slopes(model, params, path, nodes, towards, several)
+        of_tokens, log_odds = _slopes(model, params, path, nodes, towards, loss)
         return np.asarray(of_tokens), np.asarray(log_odds)
 
     # Where the class is as probable as each other one, or the label as not having it.
-    level = 0.0 if several else -np.log(model.classes - 1)
+    level = -np.log(loss.outcomes(model.classes) - 1)
     if fillers and abs(slopes(path, GRID)[1][0] - level) > SURE:
         fills = [(1 - kept) * of for of in (table.mean(axis=0), *(table[i] for i in fillers))]
         path = _from_neutral(path, fills, lambda path: slopes(path, GRID)[1] > level)
@@ -187,9 +185,8 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     before, after = framing(trained.tokenizer)
     fixed = (*range(len(before)), *range(len(ids) - len(after), len(ids)))
     fillers = [*special_tokens(trained.tokenizer).values()] if kernel else []
-    several = bool(trained.config.data.between_labels)
     attributions, log_odds, empty_log_odds = attribute(
-        model, trained.params, encoded.token_ids, length, fixed, towards, fillers, several
+        model, trained.params, encoded.token_ids, length, trained.loss, fixed, towards, fillers
     )
     encoding = trained.tokenizer.encode(text, add_special_tokens=False)
     data = trained.config.data
@@ -219,7 +216,7 @@ def _explain_ngrams(trained: TrainedModel, text: str, towards: int) -> Explanati
     tokens = trained.encode(texts).token_ids
     kernel = np.asarray(trained.params["kernel"][tokens[:, 0]], np.float64)
     bias = np.asarray(trained.params["bias"], np.float64)
-    if len(bias) == 2 and not trained.config.data.between_labels:  # one's log-odds are half of it
+    if trained.kind.is_binary(len(bias)):  # one's log-odds are half of it
         kernel = kernel - kernel[:, ::-1]
         bias = bias - bias[::-1]
     weights = np.asarray(linear.weigh(trained.params["idf"], jnp.asarray(tokens[None])))[0]

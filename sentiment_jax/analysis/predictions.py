@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas
-from jaxtyping import Bool, Float, Float32, Int32, Int64
-from sklearn.metrics import confusion_matrix
+from jaxtyping import Bool, Float, Float32
 
 from sentiment_jax.config.schema import FEW_CLASSES
-from sentiment_jax.data.labels import apply_temperature, average_thresholds, decide
-from sentiment_jax.data.predictions import label_cells, prediction_columns
+from sentiment_jax.data.kinds import LabelKind, Labels, kind_of
+from sentiment_jax.data.labels import apply_temperature, average_thresholds
+from sentiment_jax.data.predictions import prediction_columns
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import check_checksum, safe_cell
+from sentiment_jax.storage.files import check_checksum
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training import metrics
 from sentiment_jax.training.metrics import HALF_DIGIT, is_correct, measure
 from sentiment_jax.training.trained_model import thresholds_of
 
@@ -31,17 +30,16 @@ class Predictions:
     ids: tuple[str, ...]
     order: str  # a hash of the texts in their order
     classes: tuple[str, ...]
-    labels: Int32[np.ndarray, "texts *labels"]
+    labels: Labels
     probabilities: Float32[np.ndarray, "seeds texts classes"]
     temperatures: tuple[Any, ...]  # found on each seed's validation split
     thresholds: tuple[Sequence[float], ...]  # found there as well
-    separator: str  # of several labels
+    kind: LabelKind
 
     @functools.cached_property
-    def predicted(self) -> Int64[np.ndarray, "seeds texts *labels"]:
-        """The class or labels that each seed predicts for each text."""
-        decided = functools.partial(decide, several=self.labels.ndim == 2)
-        return np.array([*map(decided, self.probabilities, self.thresholds)])
+    def predicted(self) -> Bool[np.ndarray, "seeds texts classes"]:
+        """Which classes each seed predicts for each text."""
+        return np.array([*map(self.kind.decide, self.probabilities, self.thresholds)])
 
     @property
     def correct(self) -> Bool[np.ndarray, "seeds texts"]:
@@ -53,8 +51,7 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
     """Read the predictions of one model's trials; InputError if a file is damaged."""
     config = trials[0].files.read_config()
     classes = config.classes
-    separator = config.data.between_labels
-    names = {str(safe_cell(name)): i for i, name in enumerate(config.cells)}
+    kind = kind_of(config.data)
     columns = prediction_columns(config)[1:]
     frames = []
     orders = []
@@ -69,29 +66,22 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
         listed = ", ".join(str(trial.directory) for trial in trials)
         raise InputError(f"{listed} scored the test set in different orders: report them apart")
     given = np.array([frame[columns] for frame in frames], np.float32)
-    if separator:
-        found = [cell.removeprefix("'").split(separator) for cell in frames[0]["label"]]
-        labels = np.array([[str(name) in row for name in config.cells] for row in found], np.int32)
-    else:
-        labels = frames[0]["label"].map(names).to_numpy(np.int32)
     return Predictions(
         ids=tuple(frames[0]["id"]),
         order=orders[0],
         classes=classes,
-        labels=labels,
+        labels=kind.read_cells(config.cells, frames[0]["label"].tolist()),
         probabilities=np.concatenate([1 - given, given], axis=2) if len(columns) == 1 else given,
         temperatures=tuple(trial.content.get("temperature", 1.0) for trial in trials),
         thresholds=tuple(thresholds_of(config, trial.content) for trial in trials),
-        separator=separator,
+        kind=kind,
     )
 
 
 def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
     """Return mean counts over the seeds, [label, predicted]."""
-    numbers = range(len(predictions.classes))
     labels = predictions.labels
-    counts = [confusion_matrix(labels, seed, labels=numbers) for seed in predictions.predicted]
-    return np.mean(counts, axis=0)
+    return np.mean([predictions.kind.confusion(labels, of) for of in predictions.predicted], axis=0)
 
 
 def confused_pairs(predictions: Predictions) -> list[dict[str, Any]]:
@@ -112,7 +102,8 @@ def mean_metrics(predictions: Predictions) -> dict[str, Any]:
     labels = predictions.labels
     means: dict[str, Any] = {"accuracy": float(predictions.correct.mean())}
     seeds = zip(predictions.probabilities, predictions.thresholds, strict=True)
-    measured = [measure(labels, p, predictions.classes, of) for p, of in seeds]
+    kind = predictions.kind
+    measured = [measure(kind, labels, p, predictions.classes, of) for p, of in seeds]
     intervals = [seed.pop("accuracy_interval") for seed in measured]
     if len(intervals) == 1:  # a mean has a standard deviation, and needs no interval
         means |= zip(("low (95 %)", "high (95 %)"), intervals[0], strict=True)
@@ -130,17 +121,18 @@ def hardest_mistakes(predictions: Predictions, count: int) -> pandas.DataFrame:
     """Tabulate the mistakes with the lowest p(label), probabilities averaged over seeds."""
     means = predictions.probabilities.mean(axis=0)
     thresholds = average_thresholds(predictions.thresholds, len(predictions.classes))
-    predicted = decide(means, thresholds, several=predictions.labels.ndim == 2)
-    p_label = metrics.p_of_labels(means, predictions.labels).prod(axis=1)
+    kind = predictions.kind
+    predicted = kind.decide(means, thresholds)
+    p_label = kind.p_of_labels(means, predictions.labels).prod(axis=1)
     order = np.argsort(p_label, kind="stable")
     hardest = order[~is_correct(predictions.labels, predicted)[order]][:count]
     columns = {
         "id": [predictions.ids[i] for i in hardest],
         **{
-            name: label_cells(predictions.classes, labels[hardest], predictions.separator)
+            name: kind.cells(predictions.classes, labels[hardest])
             for name, labels in (("label", predictions.labels), ("predicted", predicted))
         },
-        "p(predicted)": metrics.p_of_labels(means, predicted).prod(axis=1)[hardest],
+        "p(predicted)": kind.p_of_labels(means, predicted).prod(axis=1)[hardest],
     }
     return pandas.DataFrame(columns, dtype=object)
 
@@ -163,20 +155,9 @@ def calibration_bins(
 
 
 def calibration(predictions: Predictions) -> tuple[pandas.DataFrame, float]:
-    """Return the bins of p(positive), all seeds together.
-
-    More than two classes are binned by the predicted class's probability: Guo et al. (2017).
-    Several labels are binned together.
-    """
-    predicted = predictions.predicted
-    if predictions.separator:
-        true = np.broadcast_to(predictions.labels > 0, predicted.shape)
-        return calibration_bins(predictions.probabilities, true)
-    if len(predictions.classes) == 2:
-        positive = np.broadcast_to(predictions.labels == 1, predicted.shape)
-        return calibration_bins(predictions.probabilities[..., 1], positive)
-    confidences = predictions.probabilities.max(axis=2)
-    return calibration_bins(confidences, predicted == predictions.labels)
+    """Return the bins of the events of a kind of labels, all seeds together."""
+    found = (predictions.probabilities, predictions.labels, predictions.predicted)
+    return calibration_bins(*predictions.kind.events(*found))
 
 
 def calibrate(predictions: Predictions) -> Predictions:

@@ -140,6 +140,16 @@ class DataConfig:
         return self.label_separator or (";" if self.label_columns else "")
 
     @property
+    def multi_label(self) -> bool:
+        """Whether a text may have several labels, or none."""
+        return bool(self.between_labels)
+
+    @property
+    def accuracy_misleads(self) -> bool:
+        """Whether macro F1 ranks models instead: labels are several per text, or a class rare."""
+        return self.multi_label or self.rare
+
+    @property
     def held_out(self) -> float:
         """The share of texts that no training sees: none where each fold is held out in turn."""
         return 0.0 if self.folds else self.validation_fraction
@@ -351,7 +361,7 @@ class Config:
     @property
     def accuracy(self) -> str:
         """The metric that `select_by=accuracy` stands for."""
-        if self.data.between_labels or self.data.rare:
+        if self.data.accuracy_misleads:
             return "macro_f1"
         return "balanced_accuracy" if self.class_weights == "balanced" else "accuracy"
 

@@ -132,12 +132,19 @@ def _spread(values: np.ndarray, places: np.ndarray, shape: tuple[int, ...]) -> n
     return flat.reshape(*shape, *values.shape[1:])
 
 
-def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
-    """Fill one batch: int32 token_ids [batch, length], lengths and labels, float32 weights [batch].
+def _pad(values: np.ndarray, rows: int) -> np.ndarray:
+    """Return values with zeros for the missing rows."""
+    padded = np.zeros((rows, *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    return padded
 
-    With n-gram ids, token_ids are [batch, length, longest n-gram]. If texts have targets, so has
-    the batch, float32 [batch, classes]. Padding is token 0 on the right. Rows without a text have
-    weight 0, length 1 and token 0.
+
+def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
+    """Fill one batch: int32 token_ids [batch, length] and lengths, float32 weights [batch].
+
+    With n-gram ids, token_ids are [batch, length, longest n-gram]. Labels are [batch, classes]; if
+    texts have targets, so has the batch, float32. Segments of a pre-training have int32 numbers
+    [batch]. Padding is token 0 on the right. Rows without a text have weight 0, length 1, token 0.
 
     If the plan has `rows`, these hold several texts each, one after another. Then the batch also
     has int32 `segments` [rows, length], the number in the batch of the text that each token
@@ -156,7 +163,7 @@ def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batc
     batch = {
         "token_ids": _spread(encoded.token_ids[tokens], places, shape),
         "lengths": np.ones(batch_size, np.int32),
-        "labels": _spread(encoded.labels[planned.indices], np.arange(rows), (batch_size,)),
+        "labels": _pad(encoded.labels[planned.indices], batch_size),
         "weights": (np.arange(batch_size) < rows).astype(np.float32),
     }
     batch["lengths"][:rows] = lengths
@@ -164,7 +171,7 @@ def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batc
         batch["starts"] = _spread(starts, np.arange(rows), (batch_size,))
         batch["segments"] = _spread(np.repeat(np.arange(1, rows + 1), lengths), places, shape)
         batch["positions"] = _spread(positions, places, shape)
-    if encoded.targets is not None:
-        batch["targets"] = np.zeros((batch_size, encoded.targets.shape[1]), np.float32)
-        batch["targets"][:rows] = encoded.targets[planned.indices]
+    for name, values in (("targets", encoded.targets), ("numbers", encoded.numbers)):
+        if values is not None:
+            batch[name] = _pad(values[planned.indices], batch_size)
     return batch

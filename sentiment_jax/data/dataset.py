@@ -92,7 +92,7 @@ def make_dataset(source: str, **splits: Texts) -> Dataset:
     lines = []
     labels_of = defaultdict(set)
     for name, split in splits.items():
-        for label, digest in zip(split.labels.tolist(), split.hashes.tolist(), strict=True):
+        for label, digest in zip(split.codes.tolist(), split.hashes.tolist(), strict=True):
             lines.append(f"{name} {label} {digest.decode()}")
             labels_of[digest].add(str(label))
     classes = splits["train"].classes
@@ -101,7 +101,7 @@ def make_dataset(source: str, **splits: Texts) -> Dataset:
         "source": source,
         "data_hash": hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
         "counts": {
-            name: dict(zip(keys, split.members.sum(axis=0).tolist(), strict=True))
+            name: dict(zip(keys, split.labels.sum(axis=0).tolist(), strict=True))
             for name, split in splits.items()
         },
         "reviews": {name: len(split) for name, split in splits.items()},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from tokenizers import Tokenizer
 
 from sentiment_jax.data import tokenization
@@ -26,11 +26,12 @@ WHOLE = 2**31 - 1  # a max_length that truncates no text
 class Encoded:
     """Token ids of texts; text i is token_ids[offsets[i]:offsets[i + 1]]."""
 
-    labels: Int32[np.ndarray, "texts *labels"]
+    labels: Bool[np.ndarray, "texts classes"]
     token_ids: Int32[np.ndarray, "tokens *columns"]  # two axes: ngrams.with_ngrams, or counts
     offsets: Int64[np.ndarray, " reviews_and_one"]
     truncated: int
     targets: Float32[np.ndarray, "texts classes"] | None = None  # in place of labels, in training
+    numbers: Int32[np.ndarray, " texts"] | None = None  # of the segments of a pre-training
 
     def __len__(self) -> int:
         return len(self.labels)

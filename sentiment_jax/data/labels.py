@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float
 
 from sentiment_jax.config.schema import CLASSES, MOST_CLASSES, DataConfig, split_names
-from sentiment_jax.data.texts import first_five, is_blank, list_classes
+from sentiment_jax.data.texts import first_five, is_blank, list_classes, of_numbers
 from sentiment_jax.errors import InputError
 
 SPELLINGS: list[tuple[str, ...]] = [  # of CLASSES
@@ -28,8 +28,8 @@ NUMBER = re.compile(r"[-+]?\d*\.?\d+")
 
 def number_labels(
     labels: Sequence[str], rows: Sequence[str], data: DataConfig, *, scored: bool = False
-) -> tuple[Int32[np.ndarray, "rows *labels"], tuple[str, ...], bool]:
-    """Return each label's class, -1 for a row to drop; the classes; whether the labels name them.
+) -> tuple[Bool[np.ndarray, "rows classes"], tuple[str, ...], bool]:
+    """Return each row's classes, none if it is to drop; all classes; whether the labels name them.
 
     The classes are the config's; or else negative and positive if all labels are spellings of
     these, named as in the file if it has one word for each; or else the labels found, numbers in
@@ -39,7 +39,7 @@ def number_labels(
     InputError: labels that are missing, or too rare to be classes, by the names of their `rows`, or
     in a table that is `scored` by a run, of which only a part are its classes.
     """
-    if data.between_labels:
+    if data.multi_label:
         return *_number_several(labels, rows, data, scored), True
     spelled = {label: _spell(label) for label in {*labels}}
     keys = [spelled[label].casefold() for label in labels]
@@ -68,13 +68,13 @@ def number_labels(
     if dropped := [key for key in keys if key not in class_of]:
         counts = f"{len(dropped):,} of {len(keys):,} texts in {data.path}"
         print(f"dropped  {counts}, labeled {_counted(dropped)}", file=sys.stderr)
-    return numbers, names, named
+    return of_numbers(numbers, len(names)), names, named
 
 
 def _number_several(
     labels: Sequence[str], rows: Sequence[str], data: DataConfig, scored: bool
-) -> tuple[Int32[np.ndarray, "rows labels"], tuple[str, ...]]:
-    """Return a 0 or 1 per row and label, and the labels: the config's, or those found."""
+) -> tuple[Bool[np.ndarray, "rows classes"], tuple[str, ...]]:
+    """Return which labels each row has, and all labels: the config's, or those found."""
     marks = " '\"[]" if data.between_labels == "," else " "  # in cells like ['a', 'b']
     parts = [(i, part) for i, of in enumerate(labels) for part in of.split(data.between_labels)]
     spelled = [(i, of) for i, part in parts if not is_blank(of := _spell(part.strip(marks)))]
@@ -98,11 +98,11 @@ def _number_several(
         if scored and not {*class_of} <= {*keys}:  # they may be spelled otherwise
             raise InputError(f"{counts}: {_counted(others)}; spell each as the run's labels")
         print(f"dropped  {counts}: {_counted(others)}", file=sys.stderr)
-    numbers = np.zeros((len(labels), len(names)), np.int32)
+    found = np.zeros((len(labels), len(names)), bool)
     for (row, _), key in zip(spelled, keys, strict=True):
         if key in class_of:
-            numbers[row, class_of[key]] = 1
-    return numbers, names
+            found[row, class_of[key]] = True
+    return found, names
 
 
 def join_columns(cells: Sequence[str], row: str, data: DataConfig) -> str:
@@ -238,33 +238,13 @@ def average_thresholds(each: Sequence[Sequence[float]], classes: int) -> list[fl
     return np.mean([of or [1 / classes] * classes for of in each], axis=0).tolist()
 
 
-def decide(
-    probabilities: Float[np.ndarray, "*any texts classes"],
-    thresholds: Sequence[float] = (),
-    *,
-    several: bool = False,
-) -> Int64[np.ndarray, "*any texts"] | Int64[np.ndarray, "*any texts classes"]:
-    """Return the predicted classes: the most probable one, the first of equally probable ones.
-
-    With thresholds, it is the one with the largest ratio of its probability to its threshold. If a
-    text may have `several` labels, 1 stands for those above their threshold.
-    """
-    if several:
-        return (probabilities > np.array(thresholds)).astype(np.int64)
-    if len(thresholds):
-        return (probabilities / np.array(thresholds)).argmax(axis=-1)
-    if probabilities.shape[-1] == 2:  # float32 may round the larger of two to 0.5, the other not
-        return (probabilities[..., 1] > 0.5).astype(np.int64)
-    return probabilities.argmax(axis=-1)
-
-
 def apply_temperature(
     probabilities: Float[np.ndarray, "*any texts classes"], temperature: Any
 ) -> Float[np.ndarray, "*any texts classes"]:
     """Return softmax(log p / temperature), which is that of the logits divided by it.
 
-    In float64, so that the order of two nearly equal probabilities is kept. Several labels have a
-    temperature each.
+    In float64, so that the order of two nearly equal probabilities is kept. In multi-label
+    classification, each label has a temperature.
     """
     if np.ndim(temperature):
         each = map(apply_temperature, apart(probabilities), temperature)
@@ -276,6 +256,6 @@ def apply_temperature(
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def apart(probabilities: Float[np.ndarray, "*any texts labels"]) -> list[np.ndarray]:
-    """Return for each of several labels the probabilities of not having it and of having it."""
+def apart(probabilities: Float[np.ndarray, "*any texts classes"]) -> list[np.ndarray]:
+    """Return for each label the probabilities of not having it and of having it."""
     return [np.stack([1 - p, p], axis=-1) for p in np.moveaxis(probabilities, -1, 0)]

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32, Integer
+from jaxtyping import Float, Float32
 
 from sentiment_jax.config.schema import Config
-from sentiment_jax.data.labels import decide
+from sentiment_jax.data.kinds import kind_of
 from sentiment_jax.data.texts import Texts
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage.files import checksums, read_json, write_csv, write_json
@@ -15,18 +15,9 @@ from sentiment_jax.storage.run_directory import RunDirectory
 
 def prediction_columns(config: Config) -> list[str]:
     """Return the headings of `prediction_cells`."""
-    if len(config.classes) == 2 and not config.data.between_labels:
+    if kind_of(config.data).is_binary(len(config.classes)):
         return ["predicted", "p_positive"]
     return ["predicted", *(f"p_{name}" for name in config.classes)]
-
-
-def label_cells(
-    names: Sequence[int | str], labels: Integer[np.ndarray, "texts *labels"], separator: str
-) -> list[int | str]:
-    """Return the name of each text's class, or of its labels, joined."""
-    if labels.ndim == 1:
-        return [names[label] for label in labels.tolist()]
-    return [separator.join(str(names[i]) for i in np.flatnonzero(row).tolist()) for row in labels]
 
 
 def prediction_cells(
@@ -36,8 +27,8 @@ def prediction_cells(
 ) -> list[list[int | str]]:
     """Return predicted class and probabilities of each text: of two classes, the second's."""
     shown = probabilities[:, 1 - len(prediction_columns(config)) :].tolist()
-    predicted = decide(probabilities, thresholds, several=bool(config.data.between_labels))
-    labels = label_cells(config.cells, predicted, config.data.between_labels)
+    kind = kind_of(config.data)
+    labels = kind.cells(config.cells, kind.decide(probabilities, thresholds))
     return [[of, *(f"{p:.6f}" for p in row)] for of, row in zip(labels, shown, strict=True)]
 
 
@@ -51,7 +42,7 @@ def write_predictions(
 ) -> None:
     """Write a split's predictions, a row per text; to env.json, hashes of file and texts."""
     path = directory.predictions[split]
-    labels = label_cells(config.cells, texts.labels, config.data.between_labels)
+    labels = kind_of(config.data).cells(config.cells, texts.labels)
     rows = zip(texts.ids, labels, prediction_cells(config, probabilities, thresholds), strict=True)
     header = ["id", "label", *prediction_columns(config)]
     write_csv(path, header, ([name, label, *cells] for name, label, cells in rows))

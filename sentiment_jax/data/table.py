@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from sentiment_jax.config.schema import MOST_CLASSES, DataConfig, split_names
+from sentiment_jax.data.kinds import kind_of
 from sentiment_jax.data.labels import NUMBER, join_columns, number_labels
 from sentiment_jax.data.texts import (
     BINARY,
@@ -85,7 +86,7 @@ def read_texts(data: DataConfig) -> tuple[Texts, ...]:
         if not len(held_out):
             listed = list_classes(everything.classes)
             raise InputError(f"{paths[name]} has no text of the classes {listed}")
-        if (alone := held_out.members.any(axis=0) & ~pool.members.any(axis=0)).any():
+        if (alone := held_out.labels.any(axis=0) & ~pool.labels.any(axis=0)).any():
             label = everything.classes[alone.argmax()]
             raise InputError(f"label {label!r} is in {paths[name]} alone: no text teaches it")
     if not data.test_path:
@@ -124,9 +125,9 @@ def _number(
     if all(re.fullmatch(r"[\s\d.,+-]+", text) for text in texts):
         where = f"{data.path}, column {data.text_column!r}"
         raise InputError(f"{where}: the texts are numbers: name another, --config.data.text_column")
-    numbers, classes, named = number_labels(labels, ids, data, scored=scored)
-    kept = np.min(numbers.reshape(len(ids), -1), axis=1) >= 0
-    return kept, Texts.from_texts(texts, numbers, ids, classes, named)
+    found, classes, named = number_labels(labels, ids, data, scored=scored)
+    kept = np.logical_or(found.any(axis=1), data.multi_label)
+    return kept, Texts.from_texts(texts, found, ids, classes, named, kind_of(data))
 
 
 def _read_file(

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64, Shaped
+from jaxtyping import Bool, Float64, Int32, Int64, Integer, Shaped
 
 from sentiment_jax.config.schema import CLASSES, FEW_CLASSES
+from sentiment_jax.data.kinds import ONE_CLASS, LabelKind
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular
 
@@ -115,35 +116,39 @@ def is_blank(text: str) -> bool:
 class Texts:
     """Normalized texts, the sha256 of each in hex, ids that name the source, labels.
 
-    A label is a class, from 0. Where a text may have several, each row has a 0 or 1 per label.
+    The labels say of each text which classes it has: none if it is unlabeled.
     """
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     hashes: Shaped[np.ndarray, " texts"]
-    labels: Int32[np.ndarray, "texts *labels"]
-    classes: tuple[str, ...] = CLASSES  # the labels' names
+    labels: Bool[np.ndarray, "texts classes"]
+    classes: tuple[str, ...] = CLASSES
     named: bool = False  # whether the source names them; else its labels are 0 and 1
+    kind: LabelKind = ONE_CLASS
 
     @classmethod
     def from_texts(
         cls,
         texts: Iterable[str],
-        labels: Sequence[int] | Int32[np.ndarray, "texts *labels"] = (),
+        labels: Sequence[int] | Bool[np.ndarray, "texts classes"] = (),
         ids: Iterable[str] = (),
         classes: tuple[str, ...] = CLASSES,
         named: bool = False,
+        kind: LabelKind = ONE_CLASS,
     ) -> "Texts":
-        """Normalize and hash raw texts; labels default to 0, ids to numbers from 0."""
+        """Normalize and hash raw texts; labels may be class numbers, ids default to numbers."""
         normal = tuple(map(normalize_text, texts))
         digests = [hashlib.sha256(text.encode()).hexdigest().encode() for text in normal]
+        given = np.array(labels) if len(labels) else np.full(len(normal), -1)
         return cls(
             ids=tuple(ids) or tuple(map(str, range(len(normal)))),
             texts=normal,
             hashes=np.array(digests, "S64"),
-            labels=np.array(labels if len(labels) else [0] * len(normal), np.int32),
+            labels=given if given.ndim == 2 else of_numbers(given, len(classes)),
             classes=classes,
             named=named,
+            kind=kind,
         )
 
     def __len__(self) -> int:
@@ -155,21 +160,19 @@ class Texts:
         return hashlib.sha256(self.hashes.tobytes()).hexdigest()
 
     @property
-    def members(self) -> Bool[np.ndarray, "texts classes"]:
-        """Which classes, or labels, each text has."""
-        if self.labels.ndim == 2:
-            return self.labels > 0
-        return self.labels[:, None] == np.arange(len(self.classes))
+    def codes(self) -> Int32[np.ndarray, "texts *labels"]:
+        """The class number of each text, or a 0 or 1 per label."""
+        return self.kind.codes(self.labels)
 
     @property
     def rare(self) -> bool:
-        """Whether a class has less than half of an even share; not of several labels per text."""
-        return self.labels.ndim == 1 and is_rare(self.members.sum(axis=0))
+        """Whether a class has less than half of an even share; never of multi-label texts."""
+        return not self.kind.multi_label and is_rare(self.labels.sum(axis=0))
 
     @property
     def strata(self) -> Int64[np.ndarray, " texts"]:
         """A number per text, in the order of the labels, that equal labels have in common."""
-        return np.unique(self.labels, axis=0, return_inverse=True)[1].ravel()
+        return np.unique(self.codes, axis=0, return_inverse=True)[1].ravel()
 
     def take(self, indices: Int64[np.ndarray, " kept"] | Bool[np.ndarray, " texts"]) -> "Texts":
         """Return the texts at these indices, in their order, or of a mask."""
@@ -181,6 +184,13 @@ class Texts:
             hashes=self.hashes[indices],
             labels=self.labels[indices],
         )
+
+
+def of_numbers(
+    numbers: Integer[np.ndarray, " texts"], classes: int
+) -> Bool[np.ndarray, "texts classes"]:
+    """Return the labels of texts of these class numbers; -1 stands for an unlabeled text."""
+    return numbers[:, None] == np.arange(classes)
 
 
 def is_rare(counts: Int64[np.ndarray, " classes"]) -> bool:
@@ -199,7 +209,7 @@ def stratified_split(texts: Texts, fraction: float, *, seed: int, grouped: bool 
     number = len(counts)
     totals = counts.sum(axis=0)
     target = np.clip(np.round(fraction * totals), int(fraction > 0), np.maximum(totals - 1, 0))
-    if texts.labels.ndim == 2:
+    if texts.kind.multi_label:
         held_out = _distribute(counts, np.array([totals - target, target]), seed) == 1
         short = (counts > 0).sum(axis=0) < 1 + (fraction > 0)
     else:
@@ -228,16 +238,16 @@ def fold_splits(texts: Texts, count: int, *, seed: int, grouped: bool = True) ->
     number = len(counts)
     if number < count:
         raise InputError(f"data.folds={count} needs {count} different texts, there are {number}")
-    if texts.labels.ndim == 2:
+    if texts.kind.multi_label:
         fold = _distribute(counts, np.tile(counts.sum(axis=0) / count, (count, 1)), seed)
     else:
         label = np.zeros(number, np.int32)
-        label[groups] = texts.labels[order]
+        label[groups] = texts.codes[order]
         shuffled = np.random.default_rng(seed).permutation(number)
         fold = np.zeros(number, np.int64)
         fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(number) % count
     fold_of = fold[groups]
-    for name, members in zip(texts.classes, texts.members[order].T, strict=True):
+    for name, members in zip(texts.classes, texts.labels[order].T, strict=True):
         if len(np.unique(fold_of[members])) == 1:
             raise InputError(f"data.folds: class {name!r} needs two different texts of its own")
     return [(order[fold_of != number], order[fold_of == number]) for number in range(count)]
@@ -245,18 +255,16 @@ def fold_splits(texts: Texts, count: int, *, seed: int, grouped: bool = True) ->
 
 def _group(
     texts: Texts, grouped: bool
-) -> tuple[
-    Int64[np.ndarray, " texts"], Int64[np.ndarray, " texts"], Int64[np.ndarray, "different _"]
-]:
+) -> tuple[Int64[np.ndarray, " texts"], Int64[np.ndarray, " texts"], Int64[np.ndarray, "groups _"]]:
     """Return an order by hash and label, the number of each text's text in it, and counts.
 
-    These are of each group: in each class, and of several labels also in all.
+    These are of each text's copies: in each class, and of multi-label texts also in all.
     """
     order = np.lexsort((texts.strata, texts.hashes))
     keys = texts.hashes[order] if grouped else np.arange(len(order))
     groups = np.unique(keys, return_inverse=True)[1]
-    members = texts.members[order]
-    if texts.labels.ndim == 2:
+    members = texts.labels[order]
+    if texts.kind.multi_label:
         members = np.column_stack([members, np.ones(len(order), bool)])
     counts = np.zeros((groups.max(initial=-1) + 1, members.shape[1]), np.int64)
     np.add.at(counts, groups, members)

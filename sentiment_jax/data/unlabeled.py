@@ -48,14 +48,15 @@ def load_text(
     blank = np.array([is_blank(text) for text in train.texts], bool)
     kept = train.take(~leaked & ~blank)
     val = _join(limited.splits["val"])
-    if tested and len(free := kept.take(kept.labels == KINDS.index("unlabeled"))):
+    free = kept.take(kept.labels[:, KINDS.index("unlabeled")])
+    if tested and len(free):
         few = max(1, min(max(len(free) // 20, 50), len(free) // 2, MOST_HELD_OUT))
         val = stratified_sample(free, count=few, seed=data.split_seed)
         kept = kept.take(~np.isin(kept.hashes, val.hashes))
-    elif not kept.labels.any():
+    elif not len(free):
         kept = stratified_sample(kept, count=data.limit, seed=data.split_seed)
     dataset = make_dataset(data.source, train=kept, val=val, test=_join(whole.splits["test"]))
-    dropped = {kind: int(leaked[train.labels == i].sum()) for i, kind in enumerate(KINDS)}
+    dropped = {kind: int(leaked[train.labels[:, i]].sum()) for i, kind in enumerate(KINDS)}
     dataset.statistics["dropped"] = {**dropped, "duplicates": len(more) - len(first)}
     return dataset
 
@@ -65,7 +66,7 @@ def _join(labeled: Texts, unlabeled: Texts = NOTHING) -> Texts:
         ids=labeled.ids + unlabeled.ids,
         texts=labeled.texts + unlabeled.texts,
         hashes=np.concatenate([labeled.hashes, unlabeled.hashes]),
-        labels=np.repeat(np.arange(2, dtype=np.int32), [len(labeled), len(unlabeled)]),
+        labels=np.repeat(np.eye(2, dtype=bool), [len(labeled), len(unlabeled)], axis=0),
         classes=KINDS,
     )
 
@@ -80,7 +81,7 @@ def training_dataset(config: Config) -> Dataset:
 def unlabeled_texts(data: DataConfig, path: str = "") -> Texts:
     """Return the unlabeled text that `load_text` learns from; InputError: there is none."""
     text = load_text(data, path, tested=False).splits["train"]
-    found = text.take(text.labels == KINDS.index("unlabeled"))
+    found = text.take(text.labels[:, KINDS.index("unlabeled")])
     if not len(found):
         where = path or f"data.source={data.source}"
         raise InputError(f"a teacher needs unlabeled text, but {where} has none: set pretrain.text")

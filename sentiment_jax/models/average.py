@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 
 from sentiment_jax.config.schema import AverageConfig
 from sentiment_jax.models import layers
@@ -45,19 +45,13 @@ def start(
     frequencies: Float32[np.ndarray, "vocabulary 1"],
     token_ids: Int32[np.ndarray, "tokens *columns"],
     offsets: Int64[np.ndarray, " reviews_and_one"],
-    labels: Int32[np.ndarray, "texts *labels"],
+    odds: Float64[np.ndarray, " classes"],
 ) -> dict[str, Any]:
     """Return a classifier's first parameters, given those with a pre-training's embeddings.
 
-    The embeddings are those of `weigh`, the bias is the logarithm of the class shares. An
-    unlabeled text has the label -1.
+    The embeddings are those of `weigh`, the bias is the logarithm of the odds of the classes.
     """
     table = weigh(np.asarray(params["embedding"]["embedding"]), frequencies, token_ids, offsets)
-    if labels.ndim == 2:
-        odds = (np.sum(labels > 0, axis=0) + 1) / (np.sum(labels == 0, axis=0) + 1)
-    else:
-        counts = np.bincount(labels[labels >= 0], minlength=len(params["classifier"]["bias"]))
-        odds = (counts + 1) / np.sum(counts + 1)
     bias = np.log(odds).astype(np.float32)
     return {"embedding": {"embedding": table}, "classifier": {**params["classifier"], "bias": bias}}
 

@@ -4,6 +4,8 @@ training/linear_model.py fits its weights. Each kind of n-gram, of words or of c
 vector of its own, of length 1.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -43,7 +45,7 @@ class LinearClassifier(nn.Module):
 
     config: LinearConfig
     classes: int = 2
-    several: bool = False  # labels per text
+    activation: Callable[[Array], Array] = jax.nn.log_sigmoid
 
     @nn.compact
     def __call__(
@@ -52,7 +54,8 @@ class LinearClassifier(nn.Module):
         """Return float32 logits.
 
         Of more than two classes, each is a model against the rest, with a sigmoid: the softmax of
-        their logarithms are its shares of the sum.
+        their logarithms are its shares of the sum. In multi-label classification, the activation is
+        the identity.
         """
         zeros = nn.initializers.zeros
         rows = self.config.vocab_size
@@ -66,4 +69,4 @@ class LinearClassifier(nn.Module):
             lambda text: jnp.matmul(text[0], kernel[text[1]], precision=exact),
             (weigh(idf, tokens), ids),
         )
-        return scores if self.several or self.classes == 2 else jax.nn.log_sigmoid(scores)
+        return scores if self.classes == 2 else self.activation(scores)

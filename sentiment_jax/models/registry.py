@@ -18,8 +18,8 @@ class Architecture:
     """An architecture's networks, and the facts about it that other folders need."""
 
     classifier: Callable[..., nn.Module]  # from its config and the number of classes
-    # Of several labels per text, if it is another one.
-    several_labels: Callable[..., nn.Module] | None = None
+    # Of multi-label texts, if it is another one.
+    multi_label: Callable[..., nn.Module] | None = None
     # Prefixes, in Hugging Face's names, of tensors that pretrained weights may lack or have unused.
     heads: tuple[str, ...] = ()
     # By objective, the default first.
@@ -85,7 +85,7 @@ ARCHITECTURES = {
     ),
     "linear": Architecture(
         linear.LinearClassifier,
-        several_labels=functools.partial(linear.LinearClassifier, several=True),
+        multi_label=functools.partial(linear.LinearClassifier, activation=jax.nn.identity),
         vocabulary="ngrams",
     ),
     "average": Architecture(average.AverageClassifier, heads=("classifier.",), start=average.start),
@@ -98,11 +98,9 @@ def build_model(
     vocab_size: int,
     classes: int = 2,
     objective: str = "",
-    several: bool = False,
+    multi_label: bool = False,
 ) -> nn.Module:
     """Build the classifier of a config, or the network of a pre-training objective.
-
-    `several` says whether a text may have several of the classes.
 
     InputError: the tokenizer's `vocab_size` exceeds that of pretrained weights.
     """
@@ -117,5 +115,5 @@ def build_model(
     architecture = ARCHITECTURES[config.name]
     if objective:
         return architecture.pretraining[objective](config)
-    classifier = several and architecture.several_labels or architecture.classifier
+    classifier = multi_label and architecture.multi_label or architecture.classifier
     return classifier(config, classes)

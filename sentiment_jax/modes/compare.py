@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
@@ -53,7 +53,7 @@ from sentiment_jax.training.metrics import (
 from sentiment_jax.training.run import open_run, prepare
 from sentiment_jax.training.scoring import score_texts
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.tasks.several_labels import task_of
+from sentiment_jax.training.tasks.multi_label import task_of
 from sentiment_jax.training.trained_model import load_run
 
 LINEAR = "linear"
@@ -89,15 +89,15 @@ def compare(
 
     `changes` are of the data, the seed, the encoder's weights and unlabeled text. The directory
     will hold comparison.json, .csv and .png, and a run for each recipe. The metric to choose by is
-    one of metrics.score_resampled; "" stands for accuracy, or for macro F1 if a class is rare or a
-    text may have several labels. After `stop_after` seconds, the current run is saved and the
+    one of metrics.score_resampled; "" stands for accuracy, or for macro F1 if a class is rare or
+    texts are multi-label. After `stop_after` seconds, the current run is saved and the
     comparison stops. The columns are the validation accuracy with its 95 % interval, macro F1, the
     metric if it is another one, the p-value of McNemar's test against the recipe `linear`, the
     seconds of training, texts per second and the size of the parameters. Errors are those of a
     training.
     """
     recipes, data, dataset = _read(changes, directory)
-    by = _metric(choose_by, dataset.splits["train"])
+    by = _metric(choose_by, data, dataset.splits["train"])
     text = read_text(changes[TEXT], data) if changes.get(TEXT) else NOTHING
     _begin(directory, dataset, text, by)
     scored = dataset.splits["train" if data.folds else "val"]
@@ -135,10 +135,11 @@ def compare(
     return table
 
 
-def _metric(choose_by: str, train: Texts) -> str:
+def _metric(choose_by: str, data: DataConfig, train: Texts) -> str:
     """Return the metric to choose by; InputError if there is none of this name."""
     if not choose_by:
-        return "macro_f1" if train.labels.ndim == 2 or train.rare else METRICS[0]
+        misleads = dataclasses.replace(data, rare=train.rare).accuracy_misleads
+        return "macro_f1" if misleads else "accuracy"
     name, _, precision = choose_by.removeprefix(RECALL).rpartition("@")
     if choose_by.startswith(RECALL) and name and precision:
         find_class(name, train.classes)
@@ -302,7 +303,7 @@ class Score:
     """What a model predicts for the validation texts, and how good that is."""
 
     correct: Bool[np.ndarray, " texts"]
-    predicted: Int64[np.ndarray, "texts *labels"]
+    predicted: Bool[np.ndarray, "texts classes"]
     macro_f1: float
     # The metric to choose by and the accuracy, on the validation texts and then on resamples of
     # them (Efron, 1979).
@@ -311,7 +312,7 @@ class Score:
 
 def _score(
     scored: Texts,
-    predicted: Int64[np.ndarray, "texts *labels"],
+    predicted: Bool[np.ndarray, "texts classes"],
     by: str,
     probabilities: Float[np.ndarray, "texts classes"] | None = None,
 ) -> Score:
@@ -322,6 +323,7 @@ def _score(
     counts = np.concatenate([np.ones((1, len(scored))), drawn])
     resampled = functools.partial(
         score_resampled,
+        kind=scored.kind,
         labels=scored.labels,
         predicted=predicted,
         probabilities=probabilities,
@@ -451,7 +453,7 @@ def _print(
         shares += f", {of['precision']:.0%} of those that are predicted as it are right"
         print(f"{'rarest':8} class {rarest!r}: {shares}")
     console.print_scores("test", result["test"], chosen, more=more)
-    console.print_metrics(measured)
+    console.print_metrics(scored.kind, measured)
     console.print_linear_baseline(dict(result))
     if left := [name for name in RECIPES if name not in found]:
         listed = " and ".join(left)
@@ -470,15 +472,12 @@ def _print(
 
 def describe_missed(chosen: str, found: Mapping[str, Score], scored: Texts) -> list[str]:
     """Return which classes the chosen model never finds, and who finds most of them."""
-    members = scored.members
-    hits = {}
-    for name, of in found.items():
-        made = dataclasses.replace(scored, labels=of.predicted.astype(np.int32)).members
-        hits[name] = (made & members).sum(axis=0)
+    labels = scored.labels
+    hits = {name: (of.predicted & labels).sum(axis=0) for name, of in found.items()}
     sentences = []
-    for i in np.flatnonzero((hits[chosen] == 0) & (members.sum(axis=0) > 0)):
+    for i in np.flatnonzero((hits[chosen] == 0) & labels.any(axis=0)):
         best = max(hits, key=lambda name: hits[name][i])
-        total = f"of the {members[:, i].sum():,} texts of class {scored.classes[i]!r}"
+        total = f"of the {labels[:, i].sum():,} texts of class {scored.classes[i]!r}"
         other = f"; {best} finds {hits[best][i]:,}" if hits[best][i] else ""
         sentences.append(f"{chosen} finds none {total}{other}")
     if len(sentences) > MISSED:

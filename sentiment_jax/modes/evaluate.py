@@ -77,7 +77,7 @@ def score_run(trained: TrainedModel, directory: RunDirectory, split: str) -> Sco
     except (InputError, RunError, OSError) as error:  # a training holds it; it can't be written
         terminal.warn(f"predictions not written: {error}")
     scored = (texts.labels, found.probabilities, trained.classes, trained.thresholds)
-    return found.scores, measure(*scored)
+    return found.scores, measure(trained.kind, *scored)
 
 
 def evaluate_file(
@@ -125,8 +125,9 @@ def score_labeled(models: Sequence[TrainedModel], texts: Texts) -> Scored:
     probabilities, warnings = predict.predict(models, texts.texts)
     predict.print_warning_count(warnings)
     thresholds = predict.mean_thresholds(models)
-    measured = measure(texts.labels, probabilities, models[0].classes, thresholds)
-    return score_probabilities(texts.labels, probabilities, thresholds), measured
+    kind = models[0].kind
+    measured = measure(kind, texts.labels, probabilities, models[0].classes, thresholds)
+    return score_probabilities(kind, texts.labels, probabilities, thresholds), measured
 
 
 def _print(
@@ -136,7 +137,7 @@ def _print(
     scores, metrics = scored
     remark = f"ensemble of {len(models)} runs" if len(models) > 1 else f"step {models[0].step}"
     print_scores(name, scores, f"{remark}, calibrated" if calibrated else remark)
-    print_metrics(metrics)
+    print_metrics(models[0].kind, metrics)
     print(json.dumps(scores))
     return scores
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
-from sentiment_jax.data.labels import decide, find_class
-from sentiment_jax.modes.predict import TextSource, format_predictions, predict, print_warning_count
+from sentiment_jax.data.labels import find_class
+from sentiment_jax.modes.predict import TextSource, predict, print_warning_count
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -84,30 +84,17 @@ def explain_texts(
 ) -> None:
     """Print each text with prediction and strongest words; write all as a page, headed `about`.
 
-    Explained is the class or `label` that is named, or else each text's predicted class; of several
-    labels, the most probable one.
+    Explained is the class or `label` that is named, or else what the kind of labels says.
     """
     classes = trained.classes
     named = find_class(label, classes) if label else None
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
-    separator = trained.config.data.between_labels
-    several = bool(separator)
-    made = decide(probabilities, trained.thresholds, several=several)
-    towards = (probabilities.argmax(axis=1) if several else made).tolist()
-    ends = ("away from it", "to the most probable label" if separator else "to the predicted class")
-    if len(classes) == 2 and not separator:
-        named = 1 if named is None else named  # the colors mean the same in every text
-        ends = (f"to {classes[1 - named]}", f"to {classes[named]}")
-    elif named is not None:
-        ends = ("away from it", f"to {classes[named]}")
+    thresholds = trained.thresholds
+    towards, headed, ends = trained.kind.explained(classes, probabilities, thresholds, named)
+    predicted = trained.kind.describe(classes, probabilities, thresholds)
     blocks: list[dict[str, Any]] = []
-    shown_classes = towards.copy()
-    if named is not None:
-        towards = [named] * len(texts)
-        shown_classes = towards if several else shown_classes
-    predicted = format_predictions(classes, probabilities, trained.thresholds, several=several)
-    columns = (names, texts, probabilities, towards, shown_classes, predicted, warnings)
+    columns = (names, texts, probabilities, towards, headed, predicted, warnings)
     for name, text, p, i, most, prediction, warning in zip(*columns, strict=True):
         with terminal.progress_bar(None, f"explaining {len(blocks) + 1} of {len(texts)}"):
             explanation = explain(trained, text, i)

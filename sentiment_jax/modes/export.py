@@ -37,7 +37,7 @@ class Export:
     objective: str = ""  # of a pre-training
     classes: Sequence[str] = CLASSES
     card: str = ""  # README.md, if any
-    several: bool = False  # labels per text
+    problem_type: str | None = None
 
     @property
     def pools(self) -> bool:
@@ -72,9 +72,14 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
         known = " and ".join(ENCODERS)
         raise InputError(f"{workdir} holds a run of {name}: only {known} have a Hugging Face form")
     card = model_card(workdir)
-    several = bool(run.config.data.between_labels)
     model = Export(
-        run.model.config, run.params, run.tokenizer, objective, run.classes, card, several
+        run.model.config,
+        run.params,
+        run.tokenizer,
+        objective,
+        run.classes,
+        card,
+        run.kind.problem_type,
     )
     if name == "modernbert" and model.pools and model.averaged > 1:
         reason = "no other program normalizes a mean of ModernBERT's layers"
@@ -131,7 +136,7 @@ def _write_model(folder: Path, model: Export) -> None:
     }
     if not model.objective:
         settings["id2label"] = {str(i): name for i, name in enumerate(model.classes)}
-        settings["problem_type"] = "multi_label_classification" if model.several else None
+        settings["problem_type"] = model.problem_type
         settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
     known = {name: value for name, value in settings.items() if value is not None}
     tensors = to_tensors(params, config.name)

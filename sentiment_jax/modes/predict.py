@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.encoding import unknown_shares
-from sentiment_jax.data.labels import apply_temperature, average_thresholds, decide
+from sentiment_jax.data.labels import apply_temperature, average_thresholds
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table, write_table
 from sentiment_jax.data.texts import Texts, is_blank
@@ -129,42 +129,18 @@ def print_warning_count(warnings: Sequence[str]) -> None:
         terminal.warn(f"{texts}: unreliable predictions")
 
 
-def format_predictions(
-    classes: Sequence[str],
-    probabilities: Float[np.ndarray, "texts classes"],
-    thresholds: Sequence[float] = (),
-    *,
-    several: bool = False,
-) -> list[str]:
-    """Return the predicted class or labels and their probabilities for each text, aligned."""
-    width = max(map(len, classes))
-    predicted = zip(decide(probabilities, thresholds, several=several), probabilities, strict=True)
-    if several:
-        rows = [
-            [(classes[i], row[i]) for i in np.flatnonzero(of).tolist()] for of, row in predicted
-        ]
-        found = [", ".join(f"{name} {100 * p:.1f} %" for name, p in row) or "none" for row in rows]
-        return [f"{labels:{max(map(len, found))}}" for labels in found]
-    return [f"{classes[i]:{width}} {100 * row[i]:5.1f} %" for i, row in predicted]
-
-
 def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> None:
     """Print one aligned line per text: prediction, text and warning."""
     probabilities, warnings = predict(models, texts)
     first = models[0]
-    several = bool(first.config.data.between_labels)
     thresholds = mean_thresholds(models)
-    predictions = format_predictions(first.classes, probabilities, thresholds, several=several)
-    print_texts(texts, predictions, warnings)
-    if not several and (decide(probabilities, thresholds) != decide(probabilities)).any():
-        note = (
-            "rare classes have lower thresholds: one may be predicted that is not the most probable"
-        )
-        terminal.warn(note)
+    print_texts(texts, first.kind.describe(first.classes, probabilities, thresholds), warnings)
+    if warning := first.kind.warn(probabilities, thresholds):
+        terminal.warn(warning)
 
 
 def print_texts(texts: Sequence[str], predictions: Sequence[str], warnings: Sequence[str]) -> None:
-    """Print a line per text: what `format_predictions` returns for it, its beginning, a warning."""
+    """Print a line per text: what a kind's `describe` returns for it, its beginning, a warning."""
     for text, prediction, warning in zip(texts, predictions, warnings, strict=True):
         shown = " ".join(text.split())
         if len(shown) > 80:

@@ -186,7 +186,7 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
         measured = predictions.mean_metrics(model)
         for label, scores in measured.pop("classes").items():
             classes.append({"name": name, "class": label, **scores})
-        if len(model.classes) > FEW_CLASSES and not model.separator:
+        if len(model.classes) > FEW_CLASSES:
             confused += [{"name": name, **pair} for pair in predictions.confused_pairs(model)]
         metrics.append({"name": name, **measured})
     for (first, one), (second, other) in itertools.combinations(models.items(), 2):
@@ -278,20 +278,14 @@ def _draw_test(models: Mapping[str, Predictions], output: Path, prefix: str) -> 
     """Draw the results on the test set; return the figures."""
     drawn = [output / f"{prefix}calibration.png"]
     first = next(iter(models.values()))
-    classes = first.classes
-    if not first.separator and len(classes) <= FEW_CLASSES:  # several labels are not confused
+    confusions = {name: predictions.confusion(model) for name, model in models.items()}
+    confused = any(counts.any() for counts in confusions.values())
+    if confused and len(first.classes) <= FEW_CLASSES:
         drawn.append(output / f"{prefix}confusion.png")
-        confusions = {name: predictions.confusion(model) for name, model in models.items()}
-        figures.confusions(confusions, classes, drawn[1])
-    if first.separator:
-        labels = "probability of a label", "share of texts with it"
-    elif len(classes) == 2:
-        labels = f"p({classes[1]}) of the model", f"share of {classes[1]} texts"
-    else:
-        labels = "probability of the predicted class", "share of correct predictions"
+        figures.confusions(confusions, first.classes, drawn[1])
     curves = {
         name: [predictions.calibration(made) for made in (model, predictions.calibrate(model))]
         for name, model in models.items()
     }
-    figures.calibration(curves, labels, drawn[0])
+    figures.calibration(curves, first.kind.axes(first.classes), drawn[0])
     return drawn

@@ -32,7 +32,7 @@ from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.run import Run, open_run, prepare, tokenizer_of
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.classification import with_classes
-from sentiment_jax.training.tasks.several_labels import task_of
+from sentiment_jax.training.tasks.multi_label import task_of
 from sentiment_jax.training.trained_model import make_classifier
 
 POLL_SECONDS = 2.0  # between two looks at trials that other processes train

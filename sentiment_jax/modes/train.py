@@ -11,9 +11,8 @@ from ml_collections import ConfigDict
 from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data.encoding import unknown_shares
-from sentiment_jax.data.labels import decide
 from sentiment_jax.data.texts import Split, stratified_sample
-from sentiment_jax.modes.predict import describe_unknown, format_predictions, print_texts
+from sentiment_jax.modes.predict import describe_unknown, print_texts
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.metrics_log import check_tensorboard, read_metrics
 from sentiment_jax.training import checks, compilation, console, results
@@ -32,7 +31,7 @@ from sentiment_jax.training.metrics import is_correct, mcnemar
 from sentiment_jax.training.run import Run, begin, open_run, prepare
 from sentiment_jax.training.scoring import TextScores
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.tasks.several_labels import task_of
+from sentiment_jax.training.tasks.multi_label import task_of
 from sentiment_jax.training.trained_model import TrainedModel
 
 EXAMPLES = 4  # test texts whose predictions are printed
@@ -128,16 +127,16 @@ def score_baseline(
         return {}
     try:
         with terminal.progress_bar(None, "fitting the linear baseline"):
-            baseline = linear_baseline(experiment.texts, folds)
+            baseline = linear_baseline(experiment.texts, experiment.task.fit, folds)
     except (ValueError, MemoryError, OSError) as error:
         terminal.warn(f"no linear baseline: {error}")
         return {}
     if not baseline:
         return {}
     labels = experiment.encoded["test"].labels
-    theirs = np.array(baseline.pop("predicted")["test"])
-    own = decide(tested.probabilities, model.thresholds, several=labels.ndim == 2)
-    _, _, p = mcnemar(is_correct(labels, own), is_correct(labels, theirs))
+    theirs = np.array(baseline.pop("correct")["test"])
+    own = experiment.kind.decide(tested.probabilities, model.thresholds)
+    _, _, p = mcnemar(is_correct(labels, own), theirs)
     return {"linear_baseline": {**baseline, "mcnemar_p": p}}
 
 
@@ -164,7 +163,7 @@ def print_summary(
 ) -> None:
     """Print the test scores, how far to trust them, what to try next, and a few predictions."""
     console.print_scores("test", result["test"], f"trained {result['train_seconds']:,.0f} s")
-    console.print_metrics(result["metrics"]["test"])
+    console.print_metrics(experiment.kind, result["metrics"]["test"])
     console.print_linear_baseline(result)
     console.warn_of_chance(experiment.config, run.directory, result)
     for sentence in result["advice"]:
@@ -173,11 +172,8 @@ def print_summary(
     sample = stratified_sample(test, count=EXAMPLES, seed=experiment.config.data.split_seed)
     rows = np.flatnonzero(np.isin(test.hashes, sample.hashes))[:EXAMPLES]
     examples = test.take(rows)
-    predictions = format_predictions(
-        examples.classes,
-        tested.probabilities[rows],
-        model.thresholds,
-        several=test.labels.ndim == 2,
+    predictions = model.kind.describe(
+        examples.classes, tested.probabilities[rows], model.thresholds
     )
     shares = unknown_shares(model.tokenizer, model.encode(examples))
     print_texts(examples.texts, predictions, [*map(describe_unknown, shares)])

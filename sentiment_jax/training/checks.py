@@ -28,7 +28,7 @@ from sentiment_jax.storage.run_directory import RunDirectory, find_teachers, kin
 from sentiment_jax.training import lineage
 from sentiment_jax.training.experiment import Task, read_dataset
 
-SEVERAL_POOLED = 4  # layers
+POOLED = 4  # layers
 ENOUGH = 30  # validation texts, to say that a teacher is at chance
 
 
@@ -136,17 +136,17 @@ def _follow(values: Mapping[str, Any], pretrains: bool) -> dict[str, Any]:
     """Return the settings that follow from others.
 
     A pre-training's objective is the architecture's first, unless one is named. An encoder averages
-    four layers where a text may have several labels (results/accuracy/tables), if its recipe leaves
-    that to the labels; of ModernBERT, no such mean can be exported.
+    four layers for multi-label texts (results/accuracy/tables), if its recipe leaves that to the
+    labels; of ModernBERT, no such mean can be exported.
     """
     found: dict[str, Any] = {}
     if pretrains:
         default = OBJECTIVES[values["model.name"]][0]
         found["pretrain.objective"] = values["pretrain.objective"] or default
     if values.get("model.pooled_layers") == 0:
-        several = values["data.label_separator"] or values["data.label_columns"]
+        multi_label = values["data.label_separator"] or values["data.label_columns"]
         able = values["model.pooling"] != "head" and values["model.name"] != "modernbert"
-        found["model.pooled_layers"] = SEVERAL_POOLED if several and able else 1
+        found["model.pooled_layers"] = POOLED if multi_label and able else 1
     return found
 
 

@@ -8,12 +8,14 @@ import jax
 from tqdm import tqdm
 
 from sentiment_jax.config.schema import FEW_CLASSES, Config, EncoderConfig
+from sentiment_jax.data.kinds import LabelKind
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.models.parameters import count_parameters
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.experiment import Experiment, Validation
 from sentiment_jax.training.metrics import mcc_by_chance, worst_classes
+from sentiment_jax.training.objectives.binary_cross_entropy import loss_of
 from sentiment_jax.training.progress import Progress, Sums, averages
 
 FEW_STEPS = 5  # after which the time of an epoch is known
@@ -42,7 +44,7 @@ def warn_of_chance(config: Config, directory: RunDirectory, result: Mapping[str,
         scores = result[split]
         loss = scores["loss"]
         total = scores["examples"]
-        classes = 2 if config.data.between_labels else len(metrics["classes"])
+        classes = loss_of(config.data).outcomes(len(metrics["classes"]))
         chance = mcc_by_chance(total)
         if metrics["mcc"] <= chance or loss > 10 * math.log(classes):
             terminal.warn_once(
@@ -145,24 +147,21 @@ def print_linear_baseline(result: dict[str, Any]) -> None:
         )
 
 
-def print_metrics(measured: dict[str, Any]) -> None:
+def print_metrics(kind: LabelKind, measured: dict[str, Any]) -> None:
     """Print `metrics.measure` if accuracy alone misleads.
 
-    That is where classes differ by more than 60:40 or are many, or a text may have several labels.
-    Of many classes, those of the lowest recall are printed.
+    That is where classes differ by more than 60:40 or are many, or texts are multi-label. Of many
+    classes, those of the lowest recall are printed.
     """
-    several = "micro_f1" in measured
     classes = measured["classes"]
     examples = {name: metrics["examples"] for name, metrics in classes.items()}
-    largest = max(examples, key=examples.__getitem__)
-    equal = min(examples.values()) >= examples[largest] * 40 / 60
-    if equal and not several and len(classes) <= FEW_CLASSES:
+    if kind.is_even([*examples.values()]) and len(classes) <= FEW_CLASSES:
         return
     low, high = measured["accuracy_interval"]
-    always = "the most frequent labels" if several else repr(largest)
     shown = ((name, measured.get(name.lower().replace(" ", "_"))) for name in AVERAGES)
     print(
-        f"{'':8} accuracy is from {low:.4f} to {high:.4f} (95 %); always saying {always} gives "
+        f"{'':8} accuracy is from {low:.4f} to {high:.4f} (95 %); always saying "
+        f"{kind.majority(examples)} gives "
         f"{measured['majority_baseline']:.4f}\n{'':8} "
         + ", ".join(f"{name} {value:.4f}" for name, value in shown if value is not None)
     )

@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from sentiment_jax.config.stored import config_to_json
-from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import Interrupted
 from sentiment_jax.runtime import processes, startup
 from sentiment_jax.storage.checkpoints import tree_sha256
@@ -44,11 +43,9 @@ def label_with_teachers(experiment: Experiment, stop: Stop) -> Experiment:
     probabilities: Any = np.mean(predicted, axis=0, dtype=np.float32)
     train = experiment.encoded["train"]
     own = experiment.texts["train"]
-    targets = np.concatenate([own.members.astype(np.float32), probabilities])
-    several = own.labels.ndim == 2
-    decided = decide(probabilities, experiment.thresholds, several=several)
+    targets = np.concatenate([own.labels.astype(np.float32), probabilities])
+    decided = experiment.kind.decide(probabilities, experiment.thresholds)
     labels = np.concatenate([own.labels, decided])
-    labels = labels.astype(np.int32)
     train = dataclasses.replace(train, labels=labels, targets=targets)
     digest = {"pseudo_labels_hash": hashlib.sha256(probabilities.tobytes()).hexdigest()}
     return dataclasses.replace(

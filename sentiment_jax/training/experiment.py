@@ -119,6 +119,8 @@ class Task:
     describe_scores: Callable[[Config, Mapping[str, Any]], str]  # beside loss and accuracy
     # What validation decides for predictions, by labels and probabilities, as in result.json.
     fit: Callable[[Any, Any], dict[str, Any]] = lambda *_: {}
+    # The weight of the mean loss, per class, in the fit of a last layer to start from.
+    probe_weight: float = 10.0
     # What the run directory holds for the runs that start from it: file -> array.
     arrays: Callable[[RunDirectory, Experiment], dict[Path, np.ndarray]] = lambda *_: {}
 

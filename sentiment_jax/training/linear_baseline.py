@@ -5,13 +5,13 @@ import functools
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from sentiment_jax.data.labels import decide
+from sentiment_jax.data.kinds import Labels
 from sentiment_jax.data.ngrams import KINDS, count_ngrams
 from sentiment_jax.data.texts import Split, Texts
 from sentiment_jax.errors import InputError
@@ -19,27 +19,30 @@ from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training import linear_model
 from sentiment_jax.training.linear_model import Probabilities
-from sentiment_jax.training.metrics import measure, score_probabilities
-from sentiment_jax.training.tasks import classification, several_labels
+from sentiment_jax.training.metrics import is_correct, measure, score_probabilities
 
 WORDS = 10  # of each class that the result names
-REVISION = 8  # of the computation: another one is not read from the cache
+REVISION = 9  # of the computation: another one is not read from the cache
 
 
-def linear_baseline(splits: Mapping[str, Texts], cv: Sequence[Split] = ()) -> dict[str, Any]:
+def linear_baseline(
+    splits: Mapping[str, Texts],
+    choose_thresholds: Callable[[Labels, Probabilities], Mapping[str, Any]],
+    cv: Sequence[Split] = (),
+) -> dict[str, Any]:
     """Return the baseline's C, seconds, and its scores and predictions on the held-out splits.
 
     {"C", "ngrams" (of what), "words": {class: [those of the largest weights]}, "seconds", split:
-    {"loss", "accuracy", "examples"}, "predicted": {split: [class of each text]}}; {} if the
-    training texts have not two classes of three texts, or no words. The model of the test set,
-    whose words they are, is fitted on the validation texts as well, which chose nothing. `cv` are
-    the folds of a cross-validation, which is then the validation: the indices of the training
-    texts to fit on (words and C, too) and to validate on. The user's
-    cache keeps the result for the next run on the same texts.
+    {"loss", "accuracy", "examples"}, "correct": {split: [whether each text's prediction is]}}; {}
+    if the training texts have not two classes of three texts, or no words. The model of the test
+    set, whose words they are, is fitted on the validation texts as well, which chose nothing but
+    thresholds: `choose_thresholds` is the task's `fit`. `cv` are the folds of a cross-validation,
+    which is then the validation: the indices of the training texts to fit on (words and C, too)
+    and to validate on. The user's cache keeps the result for the next run on the same texts.
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     content: list[Any] = [
-        (name, of.texts_hash, of.labels.tolist(), len(of.classes)) for name, of in splits.items()
+        (name, of.texts_hash, of.codes.tolist(), len(of.classes)) for name, of in splits.items()
     ]
     content += [("fold", held_out.tolist()) for _, held_out in cv]
     revision = (REVISION, importlib.metadata.version("scikit-learn"))
@@ -49,7 +52,7 @@ def linear_baseline(splits: Mapping[str, Texts], cv: Sequence[Split] = ()) -> di
     if cached and cached.exists():
         with contextlib.suppress(InputError):  # damaged
             return read_json(cached)
-    found = _fit(splits, cv)
+    found = _fit(splits, choose_thresholds, cv)
     if cached:
         with contextlib.suppress(OSError):  # a full disk
             cached.parent.mkdir(exist_ok=True)
@@ -57,19 +60,22 @@ def linear_baseline(splits: Mapping[str, Texts], cv: Sequence[Split] = ()) -> di
     return found
 
 
-def _fit(splits: Mapping[str, Texts], cv: Sequence[Split]) -> dict[str, Any]:
+def _fit(
+    splits: Mapping[str, Texts],
+    choose_thresholds: Callable[[Labels, Probabilities], Mapping[str, Any]],
+    cv: Sequence[Split],
+) -> dict[str, Any]:
     start = time.perf_counter()
     train = splits["train"]
-    several = train.labels.ndim == 2
     kinds = count_ngrams([text for split in splits.values() for text in split.texts])
     counts = [of for _, of in kinds]
-    labels = np.concatenate([split.labels for split in splits.values()])
-    fit = functools.partial(linear_model.fit, counts, labels, len(train.classes))
-    predict = functools.partial(linear_model.predict, counts=counts, several=several)
+    outputs = np.concatenate([linear_model.outputs_of(split) for split in splits.values()])
+    fit = functools.partial(linear_model.fit, counts, outputs)
+    predict = functools.partial(linear_model.predict, counts=counts, kind=train.kind)
     remedy = ": --config.linear_baseline=False leaves it out"
     linear_model.announce(counts, len(train.classes), models=2 + len(cv), remedy=remedy)
     ends = np.cumsum([len(split) for split in splits.values()])
-    rows = dict(zip(splits, np.split(np.arange(len(labels)), ends[:-1]), strict=True))
+    rows = dict(zip(splits, np.split(np.arange(len(outputs)), ends[:-1]), strict=True))
     if not (best := linear_model.choose(train, counts, rows["train"])):
         return {}
     found = {}
@@ -91,25 +97,27 @@ def _fit(splits: Mapping[str, Texts], cv: Sequence[Split]) -> dict[str, Any]:
     seconds = round(time.perf_counter() - start, 3)
     ngrams = "words, bigrams and characters" if len(counts) > 1 else "words and bigrams"
     result = {"C": best, "ngrams": ngrams, "words": words, "seconds": seconds}
-    return result | _score(found, splits)
-
-
-def _score(found: Mapping[str, Probabilities], splits: Mapping[str, Texts]) -> dict[str, Any]:
-    """Return the scores of each split, and what is predicted, by thresholds as a run's."""
-    train = splits["train"]
-    several = train.labels.ndim == 2
-    thresholds = [0.5] * len(train.classes) if several else []
+    thresholds = train.kind.thresholds(len(train.classes))
     if "val" in found:
-        fit = several_labels.fit if several else classification.fit
-        thresholds = fit(splits["val"].labels, found["val"]).get("thresholds", [])
+        fitted = choose_thresholds(splits["val"].labels, found["val"])
+        thresholds = fitted.get("thresholds", [])
+    return result | _score(found, splits, thresholds)
+
+
+def _score(
+    found: Mapping[str, Probabilities], splits: Mapping[str, Texts], thresholds: Sequence[float]
+) -> dict[str, Any]:
+    """Return the scores of each split, and which predictions are correct."""
     scores: dict[str, Any] = {}
-    for name, of in found.items():
-        labels = splits[name].labels
-        measured = measure(labels, of, train.classes, thresholds)
-        scores[name] = score_probabilities(labels, of, thresholds)
+    correct = {}
+    for name, probabilities in found.items():
+        texts = splits[name]
+        measured = measure(texts.kind, texts.labels, probabilities, texts.classes, thresholds)
+        scores[name] = score_probabilities(texts.kind, texts.labels, probabilities, thresholds)
         scores[name]["macro_f1"] = measured["macro_f1"]
-    decided = functools.partial(decide, thresholds=thresholds, several=several)
-    return scores | {"predicted": {name: decided(of).tolist() for name, of in found.items()}}
+        predicted = texts.kind.decide(probabilities, thresholds)
+        correct[name] = is_correct(texts.labels, predicted).tolist()
+    return scores | {"correct": correct}
 
 
 def _strongest(

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.special
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64
 from tqdm import tqdm
 
 from sentiment_jax.config.schema import FEW_CLASSES, Config
+from sentiment_jax.data.kinds import LabelKind, Labels, Rows
 from sentiment_jax.data.ngrams import KINDS
 from sentiment_jax.data.texts import Split, Texts, stratified_sample
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.metrics import Labels, log_loss
+from sentiment_jax.training.metrics import log_loss
 
 Counts: TypeAlias = list[Any]  # of each kind of n-gram, a sparse matrix: texts x n-grams
 Probabilities: TypeAlias = Float64[np.ndarray, "texts classes"]
-Rows: TypeAlias = Int64[np.ndarray, "_"]
 C = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse strengths of the regularization to choose from
 FOLDS = 3
 FEW = 5_000  # texts that C is chosen on, at most: on IMDB the choice takes as long as the fit
@@ -45,7 +45,7 @@ class LinearModel(NamedTuple):
 def choose_c(
     strengths: Sequence[float] | Float[np.ndarray, " strengths"],
     folds: Iterable[Split],
-    labels: Labels,
+    texts: Texts,
     predict: Callable[[Rows, Rows], Iterable[Float[np.ndarray, "held_out classes"]]],
 ) -> float:
     """Return the C of the lowest log loss in a cross-validation; 0 if there are no folds.
@@ -55,7 +55,8 @@ def choose_c(
     losses = np.zeros(len(strengths))
     for kept, held_out in folds:
         found = predict(kept, held_out)
-        losses += [log_loss(of, labels[held_out]) * len(held_out) for of in found]
+        labels = texts.labels[held_out]
+        losses += [log_loss(texts.kind, of, labels) * len(held_out) for of in found]
     return float(strengths[int(np.argmin(losses))]) if losses.any() else 0.0
 
 
@@ -81,55 +82,48 @@ def choose(
     def predict_each(fitted: Rows, held_out: Rows) -> Iterable[Probabilities]:
         for c in C:
             check_stop()
-            classes = len(train.classes)
-            model = fit(counts, train.labels, classes, fitted, c, class_weight, tolerance=ROUGH)
-            yield predict(model, counts, held_out, several=train.labels.ndim == 2)
+            model = fit(counts, outputs, fitted, c, class_weight, tolerance=ROUGH)
+            yield predict(model, counts, held_out, train.kind)
 
-    return choose_c(C, _folds(train, kept) if counts else [], train.labels, predict_each)
+    outputs = outputs_of(train)
+    return choose_c(C, _folds(train, kept) if counts else [], train, predict_each)
+
+
+def outputs_of(texts: Texts) -> Labels:
+    """Return what the outputs of a model learn: of two classes, one output for both."""
+    return texts.labels[:, int(texts.kind.is_binary(len(texts.classes))) :]
 
 
 def _folds(train: Texts, kept: Rows) -> list[Split]:
     """Return folds of some texts; of many classes one, to save time; none of too few texts."""
-    from sklearn.model_selection import KFold, StratifiedKFold  # late: it takes a second
-
-    members = train.members
-    if np.count_nonzero(members[kept].sum(axis=0) >= FOLDS) < 2:
+    if np.count_nonzero(train.labels[kept].sum(axis=0) >= FOLDS) < 2:
         return []
     rows = sample_rows(train, kept)
-    folds: Any = KFold(FOLDS, shuffle=True, random_state=0)
-    if train.labels.ndim == 1:
-        folds = StratifiedKFold(FOLDS)
-        rows = rows[members[rows].sum(axis=0)[train.labels[rows]] >= FOLDS]
     number = 1 if len(train.classes) > FEW_CLASSES else FOLDS
-    drawn = itertools.islice(folds.split(rows, train.labels[rows]), number)
+    drawn = itertools.islice(train.kind.folds(train.labels[rows], FOLDS), number)
     return [(rows[fitted], rows[held_out]) for fitted, held_out in drawn]
 
 
 def fit(
     counts: Counts,
-    labels: Labels,
-    classes: int,
+    outputs: Labels,
     rows: Rows,
     c: float,
     class_weight: str | None = None,
     tolerance: float = 1e-4,
 ) -> LinearModel:
-    """Fit a model on the texts of these rows."""
+    """Fit a model on the texts of these rows, given `outputs_of` all texts."""
     from sklearn.linear_model import LogisticRegression
 
     frequencies = [block[rows].getnnz(axis=0) for block in counts]
     smooth = [np.log((len(rows) + 1) / (df + 1)) + 1 for df in frequencies]
     idf = [np.where(df, of, 0) for of, df in zip(smooth, frequencies, strict=True)]
     features = _weigh(counts, rows, idf)
-    # Of two classes, one output; of several labels, one each.
-    targets = labels > 0
-    if labels.ndim == 1:
-        targets = labels[:, None] == (np.arange(classes) if classes > 2 else 1)
-    targets = targets[rows]
+    targets = outputs[rows]
     # The dual problem takes a tenth of the primal's time. Of many classes, a rough solution takes a
     # third of the time, and accuracies are as good.
     model = LogisticRegression(C=c, solver="liblinear", dual=True, random_state=0)
-    model.set_params(tol=ROUGH if classes > FEW_CLASSES else tolerance, max_iter=1_000)
+    model.set_params(tol=ROUGH if targets.shape[1] > FEW_CLASSES else tolerance, max_iter=1_000)
     model.set_params(class_weight=class_weight)
     kernel = np.zeros((features.shape[1], targets.shape[1]))
     bias = np.where(targets[0], CONSTANT, -CONSTANT)
@@ -140,13 +134,12 @@ def fit(
     return LinearModel(idf, kernel, bias)
 
 
-def predict(model: LinearModel, counts: Counts, rows: Rows, *, several: bool) -> Probabilities:
-    """Return the probabilities of the classes, or of several labels per text."""
+def predict(model: LinearModel, counts: Counts, rows: Rows, kind: LabelKind) -> Probabilities:
+    """Return the probabilities of the classes."""
     log_odds = _weigh(counts, rows, model.idf) @ model.kernel + model.bias
     if len(model.bias) == 1:
         log_odds = np.hstack([-log_odds, log_odds])
-    found = scipy.special.expit(log_odds)
-    return found if several else found / found.sum(axis=1, keepdims=True)
+    return kind.share(scipy.special.expit(log_odds))
 
 
 def _weigh(counts: Counts, rows: Rows, idf: Sequence[np.ndarray]) -> Any:
@@ -190,7 +183,7 @@ def fit_network(
     announce(counts, len(train.classes), models=2)
     c = choose(train, counts, rows, class_weight, check_stop) or 1.0
     check_stop()
-    model = fit(counts, train.labels, len(train.classes), rows, c, class_weight)
+    model = fit(counts, outputs_of(train), rows, c, class_weight)
     kernel, bias = model.kernel, model.bias
     if len(bias) == 1:
         kernel, bias = (np.concatenate([-of, of], axis=-1) / 2 for of in (kernel, bias))
@@ -199,7 +192,7 @@ def fit_network(
     rest = ((SPECIAL, 0), (0, 0))
     params = {name: np.pad(of.astype(np.float32), rest) for name, of in of_ngrams.items()}
     params["bias"] = bias.astype(np.float32)
-    return params, predict(model, counts, rows, several=train.labels.ndim == 2)
+    return params, predict(model, counts, rows, train.kind)
 
 
 def balanced(config: Config) -> str | None:

@@ -6,49 +6,42 @@ Written in numpy: importing scikit-learn takes 1.3 s, longer than an epoch on th
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32
+from jaxtyping import Float
 
 from sentiment_jax.config.schema import FEW_CLASSES
-from sentiment_jax.data.labels import LEAST, apply_temperature, decide, find_class
-
-Labels: TypeAlias = Int[np.ndarray, "texts *labels"]  # of several per text, a 0 or 1 each
-Probabilities: TypeAlias = Float[np.ndarray, "texts classes"]
-Mask: TypeAlias = Bool[np.ndarray, " texts"]
-Column: TypeAlias = Float[np.ndarray, " texts"]  # a probability each
-Counts: TypeAlias = Float[np.ndarray, " classes"]
+from sentiment_jax.data.kinds import ONE_CLASS, Column, LabelKind, Labels, Mask, Probabilities
+from sentiment_jax.data.labels import LEAST, apply_temperature, find_class
 
 RANGE = (0.1, 1e4)  # of temperatures; without a mistake in validation, 0 would be the best
 HALF_DIGIT = 5e-7  # half of the last digit of predictions.csv, in place of a 0 there
 
 
 def score_probabilities(
-    labels: Labels, probabilities: Probabilities, thresholds: Sequence[float] = ()
+    kind: LabelKind,
+    labels: Labels,
+    probabilities: Probabilities,
+    thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Return loss (mean, nats), accuracy and the number of texts, as result.json has them.
-
-    Of several labels, accuracy is the share of exact matches, and macro F1 stands beside it.
-    """
-    predicted = decide(probabilities, thresholds, several=labels.ndim == 2)
-    scores = {
-        "loss": log_loss(probabilities, labels),
+    """Return loss (mean, nats), accuracy and the number of texts, as result.json has them."""
+    predicted = kind.decide(probabilities, thresholds)
+    return {
+        "loss": log_loss(kind, probabilities, labels),
         "accuracy": int(is_correct(labels, predicted).sum()) / len(labels),
         "examples": len(labels),
+        **kind.more_scores(labels, predicted),
     }
-    if labels.ndim == 2:
-        both = np.maximum((labels + predicted).sum(axis=0), 1)
-        scores["macro_f1"] = float((2 * (labels * predicted).sum(axis=0) / both).mean())
-    return scores
 
 
 def is_correct(labels: Labels, predicted: Labels) -> Mask:
-    """Return which predictions are right: of several labels, all of them (an exact match)."""
-    return np.all((labels == predicted).reshape(len(labels), -1), axis=1)
+    """Return which predictions are exact matches: the class, or all labels, are right."""
+    return np.all(labels == predicted, axis=1)
 
 
 def measure(
+    kind: LabelKind,
     labels: Labels,
     probabilities: Probabilities,
     names: Sequence[str],
@@ -58,37 +51,33 @@ def measure(
 
     Log loss in nats. The Brier score is halved for two classes, where it is (p - label)². The AUC
     of more classes is the mean of one against the rest, and None if a class is absent. What would
-    be 0/0 is 0. Of several labels, MCC, AUC and Brier score are means over the labels. Every entry
-    reaches result.json and reports (analysis/html.py has their formats); console.print_metrics
-    prints some.
+    be 0/0 is 0. In multi-label classification, MCC, AUC and Brier score are means over the labels.
+    Every entry reaches result.json and reports (analysis/html.py has their formats);
+    console.print_metrics prints some.
     """
-    several = labels.ndim == 2
-    scores = score_probabilities(labels, probabilities, thresholds)
+    scores = score_probabilities(kind, labels, probabilities, thresholds)
     total = len(labels)
-    one_hot = np.eye(len(names))
-    decided = (labels, decide(probabilities, thresholds, several=several))
-    true, made = (of.astype(float) if several else one_hot[of] for of in decided)
+    true, made = (of.astype(float) for of in (labels, kind.decide(probabilities, thresholds)))
     right, counts, predictions = (of.sum(axis=0) for of in (true * made, true, made))
     columns = {
         "precision": right / np.maximum(predictions, 1),
         "recall": right / np.maximum(counts, 1),
         "f1": 2 * right / np.maximum(counts + predictions, 1),
+        **kind.class_metrics(labels, probabilities),
+        "examples": counts.astype(int),
     }
-    each = [(true[:, i] > 0, probabilities[:, i]) for i in range(len(names))]
-    if several:
-        columns["average_precision"] = np.array([average_precision(*of) for of in each], object)
-    columns["examples"] = counts.astype(int)
-    pair = len(names) == 2 and not several
-    areas: list[Any] = [area_under_curve(*of) for of in (each[1:] if pair else each)]
+    first = int(kind.is_binary(len(names)))
+    areas: list[Any] = [*map(area_under_curve, labels.T[first:], probabilities.T[first:])]
+    averages = kind.averages(right, counts, predictions, total)
     sets = np.unique(true, axis=0, return_counts=True)[1]
     distances = np.sum((probabilities - true) ** 2, axis=1)
     return {
         "accuracy_interval": [*wilson_interval(scores["accuracy"], total)],
         "majority_baseline": float(sets.max()) / total,
-        **_averages(right, counts, predictions, total if several else 0),
+        **{name: float(value) for name, value in averages.items()},
         "auc": None if None in areas else float(np.mean(areas, dtype=np.float64)),
         "log_loss": scores["loss"],
-        "brier_score": float(distances.mean()) / (len(names) if several or pair else 1),
+        "brier_score": float(distances.mean()) / kind.brier_terms(len(names)),
         "classes": {
             name: {column: of.tolist()[i] for column, of in columns.items()}
             for i, name in enumerate(names)
@@ -101,40 +90,6 @@ def worst_classes(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if len(classes) <= FEW_CLASSES:
         return [*classes]
     return sorted(classes, key=lambda n: (not (of := classes[n])["examples"], of["recall"]))
-
-
-def _averages(right: Counts, counts: Counts, predictions: Counts, texts: int) -> dict[str, float]:
-    """Return averages over classes, or over several labels of so many `texts`, and the MCC.
-
-    Given is how often each class is right, is the label, is predicted.
-    """
-    both = counts + predictions
-    f1 = 2 * right / np.maximum(both, 1)
-    if texts:
-        averages = {"micro_f1": 2 * right.sum() / max(both.sum(), 1), "macro_f1": f1.mean()}
-        variances = counts * (texts - counts) * predictions * (texts - predictions)
-        covariance = texts * right - counts * predictions
-    else:
-        recall = (right / np.maximum(counts, 1))[counts > 0]
-        averages = {"balanced_accuracy": recall.mean(), "macro_f1": f1[both > 0].mean()}
-        total = counts.sum()
-        variances = (total**2 - counts @ counts) * (total**2 - predictions @ predictions)
-        covariance = right.sum() * total - counts @ predictions
-    averages["mcc"] = np.mean(covariance / np.sqrt(np.where(variances > 0, variances, np.inf)))
-    return {name: float(value) for name, value in averages.items()}
-
-
-def average_precision(positive: Mask, p_positive: Column) -> float | None:
-    """Return the mean precision at the p of each positive text; None without any."""
-    _, above, hits = rank_positive(positive, p_positive)
-    return float(np.mean(hits / above)) if len(hits) else None
-
-
-def rank_positive(positive: Mask, p_positive: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each p of a positive text, falling; how many texts and positive ones reach it."""
-    found = np.sort(p_positive[positive])[::-1]
-    above, hits = (len(of) - np.searchsorted(np.sort(of), found) for of in (p_positive, found))
-    return found, above, hits
 
 
 def area_under_curve(positive: Mask, p_positive: Column) -> float | None:
@@ -178,6 +133,7 @@ def mcnemar(first: Mask, second: Mask) -> tuple[int, int, float]:
 
 def score_resampled(
     by: str,
+    kind: LabelKind,
     labels: Labels,
     predicted: Labels,
     probabilities: Probabilities | None,
@@ -194,17 +150,14 @@ def score_resampled(
         return counts @ is_correct(labels, predicted) / totals
     if by == "log_loss":
         assert probabilities is not None
-        losses = -np.log(np.maximum(p_of_labels(probabilities, labels), LEAST, dtype=np.float64))
+        of_labels = kind.p_of_labels(probabilities, labels)
+        losses = -np.log(np.maximum(of_labels, LEAST, dtype=np.float64))
         return -counts @ losses.mean(axis=1) / totals
-    one_hot = np.eye(len(names))
-    true, made = (
-        of.astype(float) if labels.ndim == 2 else one_hot[of] for of in (labels, predicted)
-    )
+    true, made = (of.astype(float) for of in (labels, predicted))
     if by == "macro_f1":
         both = counts @ (true + made)
         found = 2 * (counts @ (true * made)) / np.maximum(both, 1)
-        present = np.ones_like(both, bool) if labels.ndim == 2 else both > 0
-        return found.mean(axis=1, where=present)
+        return found.mean(axis=1, where=kind.counted(both))
     assert probabilities is not None
     name, _, precision = by.removeprefix("recall:").rpartition("@")
     number = find_class(name, names)
@@ -219,28 +172,20 @@ def mcc_by_chance(examples: int) -> float:
     return 1.645 / math.sqrt(examples)
 
 
-def log_loss(probabilities: Probabilities, labels: Labels) -> float:
+def log_loss(kind: LabelKind, probabilities: Probabilities, labels: Labels) -> float:
     """Return the mean of -log p(label), in nats."""
-    of_label = p_of_labels(probabilities, labels).astype(np.float64)
-    return float(-np.log(np.maximum(of_label, LEAST)).mean())
+    of_labels = kind.p_of_labels(probabilities, labels).astype(np.float64)
+    return float(-np.log(np.maximum(of_labels, LEAST)).mean())
 
 
-def p_of_labels(
-    probabilities: Probabilities, labels: Labels
-) -> Float[np.ndarray, "texts decisions"]:
-    """Return the probability of each text's class, or of each label being as it is."""
-    if labels.ndim == 2:
-        return np.where(labels > 0, probabilities, 1 - probabilities)
-    return np.take_along_axis(probabilities, labels[:, None], axis=1)
-
-
-def fit_temperature(probabilities: Probabilities, labels: Int32[np.ndarray, " texts"]) -> float:
+def fit_temperature(probabilities: Probabilities, labels: Labels) -> float:
     """Return the temperature that minimizes the log loss, or 1.0 if none is better than that.
 
-    The loss is convex in 1 / temperature: its slope is bisected between the ends of RANGE.
+    Each text has one class. The loss is convex in 1 / temperature: its slope is bisected between
+    the ends of RANGE.
     """
     logs = np.log(np.maximum(probabilities, LEAST, dtype=np.float64))
-    of_label = logs[np.arange(len(labels)), labels].mean()
+    of_label = logs[labels].mean()
     low, high = np.log(RANGE)
     for _ in range(22):  # to 5 digits
         middle = (low + high) / 2
@@ -250,5 +195,5 @@ def fit_temperature(probabilities: Probabilities, labels: Int32[np.ndarray, " te
         else:
             high = middle
     temperature = round(float(np.exp(high)), 4)
-    better = log_loss(apply_temperature(probabilities, temperature), labels)
-    return temperature if better < log_loss(probabilities, labels) else 1.0
+    better = log_loss(ONE_CLASS, apply_temperature(probabilities, temperature), labels)
+    return temperature if better < log_loss(ONE_CLASS, probabilities, labels) else 1.0

@@ -15,10 +15,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.stages import Wrapped
-from jaxtyping import Array, Float, Float32, Float64, Int32
+from jaxtyping import Array, Float, Float32, Float64, Int64
 
-from sentiment_jax.config.schema import CLASSES, FEW_CLASSES, Config
-from sentiment_jax.data.texts import Split, Texts, fold_splits
+from sentiment_jax.config.schema import FEW_CLASSES, Config
+from sentiment_jax.data.kinds import ONE_CLASS
+from sentiment_jax.data.texts import Split, Texts, fold_splits, of_numbers
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, terminal
@@ -31,12 +32,9 @@ from sentiment_jax.training.objectives.objective import Batch, classify_with_fea
 C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to choose from
 FOLDS = 5
 ABSENT = -30.0  # the logit of a class that no training text has
-# The weight of the mean loss, per class, in the fit of a layer to start from; of several labels.
-START = 10.0
-START_SEVERAL = 40.0
-
 
 Params: TypeAlias = Any
+Numbers: TypeAlias = Int64[np.ndarray, " texts"]  # of the classes
 CheckStop: TypeAlias = Callable[[], None]
 
 
@@ -53,7 +51,7 @@ def fit_classifier(
     else:
         fitted, probabilities = _fit_last_layer(experiment, jax.device_get(params), check_stop)
     labels = experiment.encoded["train"].labels
-    scores = score_probabilities(labels, probabilities, experiment.thresholds)
+    scores = score_probabilities(experiment.kind, labels, probabilities, experiment.thresholds)
     count = float(len(labels))
     sums = {"loss": scores["loss"] * count, "correct": scores["accuracy"] * count}
     return fitted, sums | {"examples": count}
@@ -65,26 +63,23 @@ def _fit_last_layer(
     """Return the parameters and the probabilities of the training texts."""
     config = experiment.config
     features = compute_features(experiment, params, check_stop)
-    labels = experiment.encoded["train"].labels
     choose = functools.partial(_choose, experiment.texts["train"], features, config)
     with terminal.progress_bar(None, "fitting the last layer"):
-        weights = linear_model.balanced(config)
-        layer = _fit(features, labels, len(experiment.classes), choose, weights, tol=1e-6)
+        layer = _fit(experiment, features, choose, tol=1e-6)
     logits = features @ layer["kernel"] + layer["bias"]
-    activate = jax.nn.sigmoid if labels.ndim == 2 else jax.nn.softmax
-    return {**params, "classifier": layer}, np.asarray(activate(logits))
+    probabilities = experiment.loss.probabilities(logits)
+    return {**params, "classifier": layer}, np.asarray(probabilities)
 
 
 def is_wanted(experiment: Experiment, report: LoadReport | None) -> bool:
     """Whether a training starts from a fitted last layer: its config asks, and its data need it.
 
-    A random layer of many classes, of a rare class or of several labels per text learns slowly. Of
-    few classes of like size it is as good a start (results/accuracy/tables), without a pass over
-    the texts.
+    A random layer learns slowly of many classes, of a rare class, or of multi-label texts. Of few
+    classes of like size it is as good a start (results/accuracy/tables), without a pass over the
+    texts.
     """
     config = experiment.config
-    several = experiment.encoded["train"].labels.ndim == 2
-    slow = several or len(experiment.classes) > FEW_CLASSES or config.data.rare
+    slow = config.data.accuracy_misleads or len(experiment.classes) > FEW_CLASSES
     random = report is None or "classifier/kernel" in report.new
     return slow and random and config.probe_first
 
@@ -92,13 +87,10 @@ def is_wanted(experiment: Experiment, report: LoadReport | None) -> bool:
 def fitted_params(experiment: Experiment, params: Params, check_stop: CheckStop) -> Params:
     """Return the parameters with a last layer to start from, fitted on the training texts."""
     params = jax.device_get(params)
-    labels = experiment.encoded["train"].labels
-    classes = len(experiment.classes)
     features = compute_features(experiment, params, check_stop)
     with terminal.progress_bar(None, "fitting the last layer"):
-        c = (START_SEVERAL if labels.ndim == 2 else START) * classes / len(labels)
-        weights = linear_model.balanced(experiment.config)
-        layer = _fit(features, labels, classes, lambda _: c, weights)
+        c = experiment.task.probe_weight * len(experiment.classes) / len(features)
+        layer = _fit(experiment, features, lambda labels, classes: c)
     return {**params, "classifier": layer}
 
 
@@ -124,21 +116,32 @@ def _make_feature_step(model: nn.Module) -> Wrapped:
 
 
 def _fit(
+    experiment: Experiment,
     features: Float32[np.ndarray, "texts features"],
-    labels: Int32[np.ndarray, "texts *labels"],
+    choose: Callable[[Numbers, int], float],
+    tol: float = 1e-4,
+) -> dict[str, np.ndarray]:
+    """Return kernel and bias of the last layer; in multi-label texts, each label's is its own fit.
+
+    `choose` returns C by the classes of the texts, and how many classes there are.
+    """
+    weights = linear_model.balanced(experiment.config)
+    layers = [
+        fit_problem(features, labels, classes, choose(labels, classes), weights, tol)
+        for labels, classes in experiment.kind.problems(experiment.encoded["train"].labels)
+    ]
+    return {name: experiment.kind.join([of[name] for of in layers]) for name in layers[0]}
+
+
+def fit_problem(
+    features: Float32[np.ndarray, "texts features"],
+    labels: Numbers,
     classes: int,
-    choose: Callable[[Int32[np.ndarray, " texts"]], float],
+    c: float,
     weights: str | None = None,
     tol: float = 1e-4,
 ) -> dict[str, np.ndarray]:
-    """Return kernel and bias of the last layer; of several labels, each is fitted by itself.
-
-    `choose` returns C for the classes of the texts, or whether they have a label.
-    """
-    if labels.ndim == 2:
-        layers = [_fit(features, of, 2, choose, weights, tol) for of in labels.T]
-        names = ("kernel", "bias")  # a label's logit is the difference of the two
-        return {n: np.stack([np.diff(of[n])[..., 0] for of in layers], axis=-1) for n in names}
+    """Return kernel and bias of a layer that tells classes apart."""
     from sklearn.linear_model import LogisticRegression  # late: it takes a second
 
     mean = features.mean(axis=0, dtype=np.float64)
@@ -147,7 +150,7 @@ def _fit(
     if len(found := np.unique(labels)) == 1:
         bias[found] = 0
         return {"kernel": kernel, "bias": bias}
-    model = LogisticRegression(C=choose(labels), max_iter=10_000, tol=tol, class_weight=weights)
+    model = LogisticRegression(C=c, max_iter=10_000, tol=tol, class_weight=weights)
     model.fit(features - mean, labels)  # the same optimum, in a quarter of the time
     vectors = model.coef_
     biases = model.intercept_ - vectors @ mean
@@ -163,14 +166,19 @@ def _choose(
     texts: Texts,
     features: Float32[np.ndarray, "texts features"],
     config: Config,
-    labels: Int32[np.ndarray, " texts"],
+    labels: Numbers,
+    classes: int,
 ) -> float:
     """Return C by a cross-validation with equal texts in one fold; 1 if the texts are too few."""
     from sklearn.linear_model import LogisticRegression
 
     many = len(texts.classes) > FEW_CLASSES
-    if texts.labels.ndim == 2:
-        texts = dataclasses.replace(texts, labels=labels, classes=CLASSES)
+    texts = dataclasses.replace(
+        texts,
+        labels=of_numbers(labels, classes),
+        classes=tuple(map(str, range(classes))),
+        kind=ONE_CLASS,
+    )
     weights = linear_model.balanced(config)
     centered = features - features.mean(axis=0, dtype=np.float64)
 
@@ -179,7 +187,7 @@ def _choose(
         model = LogisticRegression(max_iter=1_000, warm_start=True, class_weight=weights)
         for c in C:
             model.set_params(C=c).fit(centered[kept], labels[kept])
-            found = np.zeros((len(held_out), len(texts.classes)))
+            found = np.zeros((len(held_out), classes))
             found[:, model.classes_] = model.predict_proba(centered[held_out])
             yield found
 
@@ -187,7 +195,7 @@ def _choose(
     folds = _folds(texts.take(rows), config.data.split_seed)
     drawn = [(rows[kept], rows[held_out]) for kept, held_out in folds]
     drawn = drawn[:1] if many else drawn  # many classes would take minutes
-    return linear_model.choose_c(C, drawn, labels, predict) or 1.0
+    return linear_model.choose_c(C, drawn, texts, predict) or 1.0
 
 
 def _folds(texts: Texts, seed: int) -> list[Split]:
@@ -197,7 +205,8 @@ def _folds(texts: Texts, seed: int) -> list[Split]:
             folds = fold_splits(texts, count, seed=seed)
         except InputError:
             continue
-        classes = len(np.unique(texts.labels))
-        if all(len(np.unique(texts.labels[rows])) == classes for fold in folds for rows in fold):
+        classes = texts.labels.any(axis=0)
+        parts = [texts.labels[rows].any(axis=0) for fold in folds for rows in fold]
+        if (np.array(parts) == classes).all():
             return folds
     return []

@@ -84,7 +84,8 @@ def add_test(
 ) -> dict[str, Any]:
     """Return the content of result.json with the scores of the test set."""
     labels = experiment.encoded["test"].labels
-    measured = measure(labels, tested.probabilities, experiment.classes, model.thresholds)
+    found = (labels, tested.probabilities, experiment.classes, model.thresholds)
+    measured = measure(experiment.kind, *found)
     return {
         **result,
         "test": tested.scores,

@@ -91,7 +91,8 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
     if start and source.config.model.name != model.name:
         frequencies = _word_frequencies(run)
         train = experiment.encoded["train"]
-        first = start(params, frequencies, train.token_ids, train.offsets, train.labels)
+        odds = experiment.kind.odds(train.labels)
+        first = start(params, frequencies, train.token_ids, train.offsets, odds)
         params = jax.tree.map(jnp.asarray, first)
     return params, report
 

@@ -22,7 +22,8 @@ from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.training.metrics import score_probabilities
-from sentiment_jax.training.objectives.objective import Batch, classify, cross_entropy
+from sentiment_jax.training.objectives.classification import Classification
+from sentiment_jax.training.objectives.objective import Batch, classify
 from sentiment_jax.training.trained_model import Classifier
 
 
@@ -55,13 +56,15 @@ def score_texts(
     losses = np.full(len(encoded), np.nan)
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
     examples = 0
-    step = make_eval_step(classifier.model)
+    step = make_eval_step(classifier.model, classifier.loss)
     for rows, outputs in apply(step, classifier, params, encoded, description, stop, batch_size):
         losses[rows] = devices.fetch(outputs[0])[: len(rows)]
         probabilities[rows] = devices.fetch(outputs[1])[: len(rows)]
         examples += len(rows)
     assert examples == len(encoded), f"{examples} of {len(encoded)} texts scored"
-    scores = score_probabilities(encoded.labels, probabilities, classifier.thresholds)
+    scores = score_probabilities(
+        classifier.kind, encoded.labels, probabilities, classifier.thresholds
+    )
     return TextScores(
         scores | {"loss": float(np.mean(losses))},
         seconds=time.perf_counter() - start,
@@ -108,13 +111,12 @@ def plan_pass(classifier: Classifier, encoded: Encoded, batch_size: int) -> batc
 
 
 @functools.lru_cache(maxsize=8)
-def make_eval_step(model: nn.Module) -> Wrapped:
+def make_eval_step(model: nn.Module, loss: Classification) -> Wrapped:
     """Return the jitted (params, batch) -> losses [batch], probabilities [batch, classes]."""
 
     def eval_step(params: Any, batch: Batch) -> tuple[Array, Array]:
         logits = classify(model, params, batch, None)
-        several = batch["labels"].ndim == logits.ndim
-        probabilities = jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits)
-        return cross_entropy(logits, batch["labels"]), probabilities
+        losses, _ = loss.score(logits, batch)
+        return losses, loss.probabilities(logits)
 
     return jax.jit(eval_step)

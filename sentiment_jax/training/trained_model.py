@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode, encode_ngrams
+from sentiment_jax.data.kinds import LabelKind, kind_of
 from sentiment_jax.data.labels import apply_temperature, same_classes
 from sentiment_jax.data.texts import Texts, list_classes
 from sentiment_jax.data.tokenization import load_run_tokenizer
@@ -24,6 +25,8 @@ from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries, tree_sha256
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training.objectives.binary_cross_entropy import loss_of
+from sentiment_jax.training.objectives.classification import Classification
 
 Found = TypeVar("Found")
 BAGS = tuple(2**power for power in range(6, 24))  # padded lengths of bags of n-grams
@@ -43,6 +46,16 @@ class Classifier:
     def classes(self) -> tuple[str, ...]:
         """The classes' names in the order of the logits."""
         return self.config.classes
+
+    @property
+    def kind(self) -> LabelKind:
+        """The kind of its labels."""
+        return kind_of(self.config.data)
+
+    @property
+    def loss(self) -> Classification:
+        """The loss of its logits, which are scored and explained by it."""
+        return loss_of(self.config.data)
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -67,8 +80,8 @@ class Classifier:
     def encode(self, texts: Texts, advance: Callable[[int], Any] = lambda count: None) -> Encoded:
         """Turn texts into token ids as in training; `advance` is that of `encoding.encode`."""
         data = self.config.data
-        if data.between_labels and texts.labels.ndim == 1:  # texts alone, to predict
-            none = np.zeros((len(texts), len(self.classes)), np.int32)
+        if texts.labels.shape[1] != len(self.classes):  # texts alone, to predict
+            none = np.zeros((len(texts), len(self.classes)), bool)
             texts = dataclasses.replace(texts, labels=none)
         if self.counts_ngrams:
             return encode_ngrams(self.tokenizer, texts, advance)
@@ -81,13 +94,12 @@ class TrainedModel(Classifier):
 
     params: Any
     step: int
-    temperature: Any = 1.0  # of its probabilities in modes/predict.py; of several labels, of each
+    temperature: Any = 1.0  # of its probabilities in modes/predict.py, or one of each label
 
 
 def thresholds_of(config: Config, fitted: Mapping[str, Any]) -> Sequence[float]:
-    """Return the thresholds that validation chose, or else .5 of several labels and () of one."""
-    of_labels = [0.5] * len(config.classes) if config.data.between_labels else []
-    return fitted.get("thresholds") or of_labels
+    """Return the thresholds that validation chose, or else those of the kind of labels."""
+    return fitted.get("thresholds") or kind_of(config.data).thresholds(len(config.classes))
 
 
 def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:
@@ -97,7 +109,7 @@ def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:
         vocab_size=tokenizer.get_vocab_size(),
         classes=len(config.classes),
         objective=config.pretrain.objective,
-        several=bool(config.data.between_labels),
+        multi_label=config.data.multi_label,
     )
     thresholds = thresholds_of(config, {})
     return Classifier(config, tokenizer, model, devices.data_mesh(), thresholds=thresholds)
@@ -145,7 +157,7 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
 
 
 def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list[TrainedModel]:
-    """Read several runs; InputError if their classes differ, or how many of them a text has."""
+    """Read several runs; InputError if their classes or kinds of labels differ."""
     models = [load_run(workdir, calibrated=calibrated) for workdir in workdirs]
     first = models[0].config
     for workdir, model in zip(workdirs, models, strict=True):
@@ -158,15 +170,14 @@ def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list
 
 
 def classes_match(first: Config, second: Config) -> bool:
-    """Return whether two models have the same classes, and both one of them per text or several."""
+    """Return whether two models have the same classes, and labels of the same kind."""
     same = same_classes(first.classes, second.classes)
-    return same and bool(first.data.between_labels) == bool(second.data.between_labels)
+    return same and kind_of(first.data) == kind_of(second.data)
 
 
 def describe_classes(config: Config) -> str:
-    """Return the classes, or the labels of which a text may have several, for a message."""
-    kind = "labels" if config.data.between_labels else "classes"
-    return f"the {kind} {list_classes(config.classes)}"
+    """Return the classes for a message, as "the classes a, b" or "the labels a, b"."""
+    return f"the {kind_of(config.data).noun} {list_classes(config.classes)}"
 
 
 def best_sha256(run: Path) -> str:

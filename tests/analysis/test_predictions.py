@@ -20,6 +20,8 @@ from sentiment_jax.analysis.predictions import (
     hardest_mistakes,
 )
 from sentiment_jax.config.schema import CLASSES
+from sentiment_jax.data.kinds import ONE_CLASS
+from sentiment_jax.data.texts import of_numbers
 from sentiment_jax.storage.selection import BY_ACCURACY, Ranking
 from sentiment_jax.sweeps.plan import format_rate
 
@@ -30,11 +32,11 @@ def make_predictions(p_positive, labels):
         ids=tuple(f"row {i}" for i in range(count)),
         order="",
         classes=CLASSES,
-        labels=np.array(labels, np.int32),
+        labels=of_numbers(np.array(labels).astype(int), 2),
         probabilities=np.stack([1 - np.float32(p_positive), np.float32(p_positive)], axis=2),
         temperatures=(1.0,) * len(p_positive),
         thresholds=((),) * len(p_positive),
-        separator="",
+        kind=ONE_CLASS,
     )
 
 
@@ -68,8 +70,13 @@ def test_calibration_bins():
 
 def test_many_classes_are_calibrated_by_the_predicted_one():
     probabilities = np.float32([[[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]])
-    two = make_predictions([[0.5] * 3], [0, 1, 2])
-    three = dataclasses.replace(two, classes=("a", "b", "c"), probabilities=probabilities)
+    two = make_predictions([[0.5] * 3], [0] * 3)
+    three = dataclasses.replace(
+        two,
+        classes=("a", "b", "c"),
+        labels=np.eye(3, dtype=bool),
+        probabilities=probabilities,
+    )
     bins, error = calibration(three)
     bins = bins[bins["count"] > 0]
     np.testing.assert_allclose(bins["p"], [0.4, 0.7, 0.8], rtol=1e-6)

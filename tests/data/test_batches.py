@@ -60,7 +60,7 @@ def test_batch_holds_the_reviews_and_pads_the_rest():
     expected = {
         "token_ids": np.zeros((16, planned.length), np.int32),
         "lengths": np.int32([*encoded.lengths[rows], *[1] * 6]),
-        "labels": np.int32([*encoded.labels[rows], *[0] * 6]),
+        "labels": np.concatenate([encoded.labels[rows], np.zeros((6, 2), bool)]),
         "weights": np.float32([1] * 10 + [0] * 6),
         "targets": np.concatenate([targets[rows], np.zeros((6, 2), np.float32)]),
     }

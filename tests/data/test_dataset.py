@@ -33,7 +33,7 @@ def test_splits_and_statistics(load):
     train, val, test = (dataset.splits[name] for name in ("train", "val", "test"))
     assert test.texts[:2] == ("a fine new film", "a dull new film")  # in the order of the file
     assert {*train.texts}.isdisjoint(val.texts)
-    labels = [*train.labels, *val.labels]
+    labels = [*train.codes, *val.codes]
     assert sorted(zip(train.ids + val.ids, train.texts + val.texts, labels, strict=True)) == sorted(
         (f"row {row}", normalize_text(text), label)
         for row, (text, label) in enumerate(TRAIN + DUPLICATES, start=2)
@@ -119,7 +119,7 @@ def test_sample_is_balanced_and_without_duplicates():
     total = len(pool) + len(test)
     assert total >= 400 and abs(len(test) - 0.2 * total) <= 1
     for reviews in (pool, test):
-        assert reviews.labels.sum() * 2 == len(reviews)
+        assert reviews.codes.sum() * 2 == len(reviews)
     assert len({*pool.texts, *test.texts}) == total
 
 

@@ -67,7 +67,7 @@ def pack(path, members, prefix="aclImdb/"):
 
 def by_id(splits):
     """The text and label of each review by its id, in their order."""
-    rows = [zip(of.texts, of.labels.tolist(), strict=True) for of in splits]
+    rows = [zip(of.texts, of.codes.tolist(), strict=True) for of in splits]
     return [dict(zip(of.ids, found, strict=True)) for of, found in zip(splits, rows, strict=True)]
 
 

@@ -8,18 +8,19 @@ from reviews import refusal, write_data
 
 from sentiment_jax.config.schema import CLASSES, DataConfig, join_names, split_names
 from sentiment_jax.data.dataset import load_dataset
-from sentiment_jax.data.labels import decide, number_labels
+from sentiment_jax.data.kinds import ONE_CLASS
+from sentiment_jax.data.labels import number_labels
 
 STARS = {"positive_labels": "4,5", "negative_labels": "1,2"}
 WORDS = ("negative", "neutral", "positive")
 
 
 def number(found, scored=False, **settings):
-    """The classes of the labels found, and their names."""
+    """The classes of the labels found, -1 for a row to drop, and their names."""
     rows = [f"row {i + 2}" for i in range(len(found))]
     data = DataConfig("csv", "my.csv", **settings)
-    numbers, names, _ = number_labels(found, rows, data, scored=scored)
-    return numbers.tolist(), names
+    labels, names, _ = number_labels(found, rows, data, scored=scored)
+    return np.where(labels.any(axis=1), labels.argmax(axis=1), -1).tolist(), names
 
 
 def test_labels_are_classes_in_the_order_of_numbers_or_letters():
@@ -235,7 +236,8 @@ def test_ratings_are_hinted_at(capsys):
 
 def test_a_rounded_tie_is_a_tie():
     """Beside 0.5, float32 may leave the other class a trifle less: the first class is predicted."""
-    assert decide(np.float32([[0.49999997, 0.5], [0.4, 0.6], [0.5, 0.5]])).tolist() == [0, 1, 0]
+    decided = ONE_CLASS.decide(np.float32([[0.49999997, 0.5], [0.4, 0.6], [0.5, 0.5]]))
+    assert decided.tolist() == [[True, False], [False, True], [True, False]]
 
 
 TEXTS = [f"text number {i}" for i in range(60)]

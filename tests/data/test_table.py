@@ -40,10 +40,10 @@ def test_csv_with_a_test_file(tmp_path):
     data = DataConfig("csv", train, text_column="x", label_column="y", test_path=test)
     pool, held_out = read_texts(data)
     assert pool.texts == tuple(text for text, _ in GOOD + BAD)
-    assert pool.labels.tolist() == [1] * 10 + [0] * 10
+    assert pool.codes.tolist() == [1] * 10 + [0] * 10
     assert pool.ids == tuple(f"row {i}" for i in range(2, 22))
     assert held_out.ids == ("test row 2", "test row 3")
-    assert held_out.texts == ("dull", "fun") and held_out.labels.tolist() == [0, 1]
+    assert held_out.texts == ("dull", "fun") and held_out.codes.tolist() == [0, 1]
 
 
 def test_published_sets_come_in_three_files(tmp_path):
@@ -69,7 +69,7 @@ def test_published_sets_come_in_three_files(tmp_path):
 def test_csv_without_a_test_file_holds_out_a_stratified_seeded_share_without_leakage(tmp_path):
     rows = GOOD + BAD + GOOD[:3]
     pool, test = read_texts(write_data(tmp_path, rows, test_fraction=0.3))
-    assert test.labels.tolist().count(0) == 3 and abs(test.labels.tolist().count(1) - 4) <= 1
+    assert test.codes.tolist().count(0) == 3 and abs(test.codes.tolist().count(1) - 4) <= 1
     assert not set(pool.texts) & set(test.texts)
     for reviews in (pool, test):  # ids lead back to the rows, in the order of the file
         numbers = [int(name.removeprefix("row ")) for name in reviews.ids]
@@ -206,7 +206,7 @@ def test_json_lines_with_labels_of_every_kind(tmp_path):
     path.write_text("\r\n".join([first, "", GOOD_LINE, "  ", third, last]))
     reviews, _ = read_texts(DataConfig("csv", str(path), test_path=str(path)))
     assert reviews.texts == ("café", "good", 'b, "c"', "d")
-    assert reviews.labels.tolist() == [1, 1, 0, 0]
+    assert reviews.codes.tolist() == [1, 1, 0, 0]
     assert reviews.ids == ("row 1", "row 3", "row 5", "row 6")  # the lines of the file
 
 
@@ -302,7 +302,7 @@ def test_a_folder_of_classes_is_a_table_of_its_files(tmp_path):
         f"{name}{i}.txt" for name in ("good/fun", "so so/dull") for i in range(5)
     )
     assert pool.texts[4:6] == ("fun Train 4", "dull Train 0")
-    assert pool.labels.tolist() == [0] * 5 + [1] * 5
+    assert pool.codes.tolist() == [0] * 5 + [1] * 5
     assert test.ids[0] == "test good/fun0.txt"
     (tmp_path / "Train/good/x.txt").symlink_to(tmp_path / "Test/good/fun1.txt")
     assert "is a link out of" in error_of(tmp_path / "Train")

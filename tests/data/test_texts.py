@@ -56,10 +56,10 @@ def test_reviews_carry_normalized_texts_and_their_hashes():
     hashes = [hashlib.sha256(text.encode()).hexdigest().encode() for text in texts]
     assert (reviews.texts, reviews.hashes.tolist()) == (texts, hashes)
     last = reviews.take(np.array([1]))
-    assert (last.ids, last.texts, last.labels.tolist()) == (("row 3",), ("café",), [0])
+    assert (last.ids, last.texts, last.labels.tolist()) == (("row 3",), ("café",), [[True, False]])
     assert last.hashes.tolist() == hashes[1:]
     unlabeled = Texts.from_texts(texts)
-    assert unlabeled.ids == ("0", "1") and unlabeled.labels.tolist() == [0, 0]
+    assert unlabeled.ids == ("0", "1") and not unlabeled.labels.any()
 
 
 def make_reviews(seed):
@@ -88,9 +88,9 @@ def test_split_is_stratified_complete_and_free_of_leakage(seed, fraction):
     assert held_out_texts(reviews, split) != held_out_texts(reviews, other)
     assert len(stratified_split(reviews, 0.0, seed=seed)[1]) == 0
     _, least = stratified_split(reviews, 1e-9, seed=seed)
-    assert sorted(reviews.labels[least]) == [0, 1]
-    wanted = fraction * np.bincount(reviews.labels)
-    assert (np.abs(np.bincount(reviews.labels[split[1]]) - wanted) <= 1).all()
+    assert sorted(reviews.codes[least]) == [0, 1]
+    wanted = fraction * np.bincount(reviews.codes)
+    assert (np.abs(np.bincount(reviews.codes[split[1]]) - wanted) <= 1).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -98,7 +98,7 @@ def test_split_is_stratified_complete_and_free_of_leakage(seed, fraction):
 def test_folds_are_stratified_disjoint_and_blind_to_order(seed, count):
     reviews = make_reviews(seed)
     backwards = reviews.take(np.arange(len(reviews))[::-1])
-    label_of = dict(zip(reviews.texts, reviews.labels.tolist(), strict=True))
+    label_of = dict(zip(reviews.texts, reviews.codes.tolist(), strict=True))
     folds = [held_out_texts(reviews, fold) for fold in fold_splits(reviews, count, seed=seed)]
     again = fold_splits(backwards, count, seed=seed)
     assert [held_out_texts(backwards, fold) for fold in again] == folds and len(folds) == count
@@ -141,7 +141,7 @@ def test_sample_is_stratified_seeded_nested_and_blind_to_order():
     assert len(chosen[50]) == 50 and len(chosen[101]) == 101
     assert set(chosen[50].ids) < set(chosen[101].ids)
     assert set(chosen[50].ids) != set(stratified_sample(reviews, count=50, seed=1).ids)
-    assert abs(chosen[101].labels.sum() - 101 * reviews.labels.mean()) <= 1
+    assert abs(chosen[101].codes.sum() - 101 * reviews.codes.mean()) <= 1
     assert chosen[0].ids == chosen[9999].ids == reviews.ids
     backwards = stratified_sample(reviews.take(np.arange(len(reviews))[::-1]), count=50, seed=0)
     assert sorted(backwards.texts) == sorted(chosen[50].texts)

@@ -12,8 +12,8 @@ from sentiment_jax.config.schema import AverageConfig, LinearConfig
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_word_level
-from sentiment_jax.models.linear import LinearClassifier
 from sentiment_jax.models.parameters import count_parameters
+from sentiment_jax.models.registry import build_model
 
 TEXTS = ["not a good film", "a day, not a film, not at all", "unforgettable!! good", "", "xyzzy :)"]
 
@@ -60,10 +60,10 @@ def test_attributions_are_the_weights_of_the_words_and_their_ngrams(linear):
     assert explanation.complete
 
 
-@pytest.mark.parametrize(("classes", "several"), [(2, False), (3, False), (3, True)])
-def test_a_bag_of_ngrams_equals_a_plain_loop_whatever_the_padding(classes, several):
+@pytest.mark.parametrize(("classes", "multi_label"), [(2, False), (3, False), (3, True)])
+def test_a_bag_of_ngrams_equals_a_plain_loop_whatever_the_padding(classes, multi_label):
     """Ids 2 and 3 are of words, 4 of characters; 1 is unknown."""
-    model = LinearClassifier(LinearConfig(vocab_size=5), classes, several)
+    model = build_model(LinearConfig(), vocab_size=5, classes=classes, multi_label=multi_label)
     params = golden.random(model)
     idf = np.abs(params["idf"]) * [[0, 0], [0, 0], [1, 0], [1, 0], [0, 1]]
     params["idf"] = jnp.asarray(idf, jnp.float32)
@@ -74,7 +74,7 @@ def test_a_bag_of_ngrams_equals_a_plain_loop_whatever_the_padding(classes, sever
         lengths = np.linalg.norm(features, axis=0)
         features = (features / np.where(lengths, lengths, 1)).sum(axis=1)
         z = features @ np.asarray(params["kernel"])[[i for i, _ in row]] + params["bias"]
-        expected.append(z if several or classes == 2 else -np.log1p(np.exp(-z)))
+        expected.append(z if multi_label or classes == 2 else -np.log1p(np.exp(-z)))
     for length in (4, 9):
         tokens = np.zeros((3, length, 2), np.int32)
         for row, filled in zip(rows, tokens, strict=True):

@@ -43,7 +43,7 @@ def with_padding(batch):
     rows = {name: values for name, values in batch.items() if values.ndim}
     rows = {name: jnp.concatenate([values, values[:1]]) for name, values in rows.items()}
     rows["token_ids"] = rows["text"].at[4].add(1)
-    return batch | rows | {"labels": jnp.arange(5), "weights": jnp.array([1.0, 1, 1, 1, 0])}
+    return batch | rows | {"numbers": jnp.arange(5), "weights": jnp.array([1.0, 1, 1, 1, 0])}
 
 
 def mask_as_recorded(self, batch, key):

@@ -16,7 +16,7 @@ import sentiment_jax
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.dataset import load_dataset
-from sentiment_jax.data.texts import Texts
+from sentiment_jax.data.texts import Texts, of_numbers
 from sentiment_jax.errors import Interrupted, InUse
 from sentiment_jax.modes import compare as mode
 from sentiment_jax.modes.compare import RECIPES, choose, compare, describe_missed
@@ -44,9 +44,8 @@ def _validation():
 
 def scored(*right):
     """Samples of the accuracy, if these of ten texts are classified correctly."""
-    labels = np.zeros(10, np.int32)
-    reviews = Texts.from_texts(map(str, range(10)), labels)
-    predicted = 1 - np.isin(np.arange(10), right).astype(np.int64)
+    reviews = Texts.from_texts(map(str, range(10)), [0] * 10)
+    predicted = of_numbers(1 - np.isin(np.arange(10), right), 2)
     return mode._score(reviews, predicted, "accuracy").samples
 
 
@@ -92,21 +91,23 @@ def test_of_models_level_in_the_metric_the_more_accurate_one_is_the_best():
     ("counts", "by"), [((5, 5), "accuracy"), ((4, 12), "accuracy"), ((4, 13), "macro_f1")]
 )
 def test_a_class_of_less_than_half_of_an_even_share_is_rare(counts, by):
-    labels = np.repeat([0, 1], counts).astype(np.int32)
+    labels = np.repeat([0, 1], counts).tolist()
     reviews = Texts.from_texts(map(str, labels), labels)
-    assert mode._metric("", reviews) == by
-    assert mode._metric("log_loss", reviews) == "log_loss"
-    assert mode._metric("recall:positive@.9", reviews) == "recall:positive@.9"
+    data = DataConfig()
+    assert mode._metric("", data, reviews) == by
+    assert mode._metric("log_loss", data, reviews) == "log_loss"
+    assert mode._metric("recall:positive@.9", data, reviews) == "recall:positive@.9"
     for wrong in ("f1", "recall:positive", "recall:positive@2", "recall:@.9"):
-        refuses("unknown, choose accuracy", mode._metric, wrong, reviews)
-    refuses("'odd' is none of this run", mode._metric, "recall:odd@.9", reviews)
+        refuses("unknown, choose accuracy", mode._metric, wrong, data, reviews)
+    refuses("'odd' is none of this run", mode._metric, "recall:odd@.9", data, reviews)
 
 
 def test_the_classes_that_the_chosen_model_never_finds_are_named():
-    labels = np.repeat([0, 1, 2], (3, 5, 9)).astype(np.int32)
+    labels = np.repeat([0, 1, 2], (3, 5, 9)).tolist()
     reviews = Texts.from_texts(map(str, labels), labels, classes=("hate", "odd", "none"))
-    often = mode._score(reviews, np.full(17, 2), "macro_f1")
-    found = mode._score(reviews, np.where(np.arange(17) < 2, 0, 2), "macro_f1")
+    often = mode._score(reviews, of_numbers(np.full(17, 2), 3), "macro_f1")
+    two = of_numbers(np.where(np.arange(17) < 2, 0, 2), 3)
+    found = mode._score(reviews, two, "macro_f1")
     sentences = describe_missed("encoder", {"linear": found, "encoder": often}, reviews)
     assert sentences == [
         "encoder finds none of the 3 texts of class 'hate'; linear finds 2",
@@ -275,7 +276,7 @@ def test_few_validation_reviews_give_way_to_folds(few, how, changes, tmp_path, c
 def test_from_python_and_what_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(mode, "RECIPES", ("linear",))
     splits = load_dataset(DataConfig("sample", limit=60)).splits
-    data = pandas.DataFrame({"text": splits["train"].texts, "label": splits["train"].labels})
+    data = pandas.DataFrame({"text": splits["train"].texts, "label": splits["train"].codes})
     quick = {"cpu_devices": 1, "data.max_length": 24}
     table = sentiment_jax.compare(tmp_path / "mine", data, changes=quick)
     assert list(table.model) == ["linear"]

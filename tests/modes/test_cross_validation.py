@@ -23,6 +23,8 @@ from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.dataset import READERS, SAMPLE, load_dataset
+from sentiment_jax.data.kinds import ONE_CLASS
+from sentiment_jax.data.texts import of_numbers
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_split
@@ -98,8 +100,8 @@ def test_each_review_is_scored_by_the_model_of_its_fold(run):
     trial = Trial("run", run.directory, RunDirectory(run.directory).read_config())
     found = read_predictions([trial], "val")
     assert result["val"]["examples"] == len({*found.ids}) == 60
-    assert result["val"]["accuracy"] == pytest.approx(np.mean(found.predicted[0] == found.labels))
-    measured = measure(found.labels, found.probabilities[0], found.classes)
+    assert result["val"]["accuracy"] == pytest.approx(found.correct[0].mean())
+    measured = measure(found.kind, found.labels, found.probabilities[0], found.classes)
     assert measured["classes"] == result["metrics"]["val"]["classes"]
     temperature = fit_temperature(found.probabilities[0], found.labels)
     assert result["temperature"] == pytest.approx(temperature, rel=1e-3) != 1
@@ -116,9 +118,10 @@ def test_loss_and_temperature_are_those_of_probabilities_before_rounding(config,
         labels += [int(row["label"]) for row in read_table(fold / "predictions-val.csv")]
     probabilities = np.concatenate(found)
     assert (probabilities < 5e-7).any()
-    loss = log_loss(probabilities, np.array(labels, np.int32))
+    labels = of_numbers(np.array(labels), 2)
+    loss = log_loss(ONE_CLASS, probabilities, labels)
     assert result["metrics"]["val"]["log_loss"] == result["val"]["loss"] == pytest.approx(loss)
-    temperature = fit_temperature(probabilities, np.array(labels, np.int32))
+    temperature = fit_temperature(probabilities, labels)
     assert result["temperature"] == pytest.approx(temperature, rel=1e-3) != 1
 
 
@@ -302,9 +305,9 @@ def test_the_linear_baseline_is_cross_validated_on_the_same_folds(run):
         )
         grid = {"logisticregression__C": C}
         search = GridSearchCV(model, grid, scoring="neg_log_loss", cv=3)
-        search.fit(np.array(reviews.texts)[~held_out], reviews.labels[~held_out])
+        search.fit(np.array(reviews.texts)[~held_out], reviews.codes[~held_out])
         found = search.predict_proba(np.array(reviews.texts)[held_out])
-        loss += held_out.sum() * log_loss(found, reviews.labels[held_out])
+        loss += held_out.sum() * log_loss(ONE_CLASS, found, reviews.labels[held_out])
     assert baseline["val"]["loss"] == pytest.approx(loss / 60)
     assert (baseline["val"]["examples"], baseline["test"]["examples"]) == (60, 30)
     own = run.result["val"]["accuracy"]

@@ -29,7 +29,7 @@ ROWS = [("A moving film.", "1"), ("Dull and long.", "0"), ("I want my money back
 
 def test_a_table_of_the_test_reviews_has_the_scores_of_the_test_split(finished, tmp_path):
     test = read_dataset(RunDirectory(finished).read_config()).splits["test"]
-    rows = zip(test.texts, map(str, test.labels), strict=True)
+    rows = zip(test.texts, map(str, test.codes), strict=True)
     source = TextSource(file=write_csv(tmp_path / "test.csv", rows))
     wanted = read_json(finished / "result.json")["test"]
     for workdirs in ([finished], [finished, finished]):
@@ -39,7 +39,7 @@ def test_a_table_of_the_test_reviews_has_the_scores_of_the_test_split(finished, 
 def test_reviews_that_it_was_trained_on_are_counted(finished, run_copy, tmp_path, capsys):
     """Also if its own data are gone; from the shell and from Python."""
     train = read_dataset(RunDirectory(finished).read_config()).splits["train"]
-    rows = [(text, str(label)) for text, label in zip(train.texts, train.labels, strict=True)]
+    rows = [(text, str(label)) for text, label in zip(train.texts, train.codes, strict=True)]
     some = [*rows[:2], *ROWS]
     table = TextSource(file=write_csv(tmp_path / "some.csv", some))
     found = f"warning: {finished} was trained on 2 of these 5 texts (leakage)"

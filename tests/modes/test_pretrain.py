@@ -204,7 +204,7 @@ def test_a_classifier_of_their_average_starts_at_class_shares(pretrained, load, 
     encoded = prepared.encoded["train"]
     expected = weigh(table, frequencies, encoded.token_ids, encoded.offsets)
     np.testing.assert_array_equal(start["embedding"]["embedding"], expected)
-    shares = (np.bincount(encoded.labels) + 1) / (len(encoded) + 2)
+    shares = (encoded.labels.sum(axis=0) + 1) / (len(encoded) + 2)
     np.testing.assert_allclose(np.exp(start["classifier"]["bias"]), shares, rtol=1e-6)
     assert not np.any(start["classifier"]["kernel"])
     capsys.readouterr()
@@ -272,7 +272,7 @@ def test_text_of_too_few_known_words_is_refused_before_training(name, tmp_path):
 def test_the_command_printed_at_the_end_runs(name, tmp_path, printed, capsys):
     """On the same texts, whatever the sizes, columns and names; with few labels, too."""
     pool, _ = READERS["sample"](DataConfig())
-    rows = [(f"l{label}", text[:160]) for label, text in zip(pool.labels, pool.texts, strict=True)]
+    rows = [(f"l{label}", text[:160]) for label, text in zip(pool.codes, pool.texts, strict=True)]
     table = write_csv(tmp_path / "a, b.csv", rows, header=("y", "x"))
     changes = {"data.source": "csv", "data.path": table, "data.limit": 30, "epochs": 1}
     changes |= {"data.labels": "l1,l0", "data.text_column": "x", "data.label_column": "y"}

@@ -14,8 +14,9 @@ from sentiment_jax.data import ngrams
 from sentiment_jax.data.texts import Texts
 from sentiment_jax.training import linear_baseline as baselines
 from sentiment_jax.training import linear_model
-from sentiment_jax.training.linear_baseline import linear_baseline
+from sentiment_jax.training.linear_baseline import linear_baseline as baseline_of
 from sentiment_jax.training.linear_model import C
+from sentiment_jax.training.tasks.classification import fit as choose_thresholds
 
 WORDS = ["good", "bad", "film", "day", "very", "not", "a", "so", "plain"]
 
@@ -35,6 +36,10 @@ def make_splits(classes=2, **changes):
     return made | changes
 
 
+def linear_baseline(splits, cv=()):
+    return baseline_of(splits, choose_thresholds, cv)
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -47,8 +52,8 @@ def test_scores_are_those_of_five_lines_of_scikit_learn(classes):
     found = linear_baseline(splits)
     assert found["C"] in C
     train, val = splits["train"], splits["val"]
-    everything = train.texts + val.texts, [*train.labels, *val.labels]
-    for name, (texts, labels) in {"val": (train.texts, train.labels), "test": everything}.items():
+    everything = train.texts + val.texts, [*train.codes, *val.codes]
+    for name, (texts, labels) in {"val": (train.texts, train.codes), "test": everything}.items():
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         within = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
         vectorizer = make_union(words, within)
@@ -57,11 +62,11 @@ def test_scores_are_those_of_five_lines_of_scikit_learn(classes):
         held_out = splits[name]
         of_split = vectorizer.transform(held_out.texts)
         probabilities = model.predict_proba(of_split)
-        assert found["predicted"][name] == model.predict(of_split).tolist()
+        assert found["correct"][name] == (model.predict(of_split) == held_out.codes).tolist()
         scores = found[name]
         assert scores["examples"] == len(held_out)
-        assert scores["accuracy"] == pytest.approx(model.score(of_split, held_out.labels))
-        assert scores["loss"] == pytest.approx(log_loss(held_out.labels, probabilities), abs=1e-6)
+        assert scores["accuracy"] == pytest.approx(model.score(of_split, held_out.codes))
+        assert scores["loss"] == pytest.approx(log_loss(held_out.codes, probabilities), abs=1e-6)
         assert scores["accuracy"] > 1 / classes + 0.1, "the words say nothing"
     ranked = model.estimators_[-1].coef_[0, : len(vectorizer.transformer_list[0][1].vocabulary_)]
     names = vectorizer.transformer_list[0][1].get_feature_names_out()
@@ -74,7 +79,7 @@ def test_c_is_chosen_by_cross_validation_on_training_reviews(monkeypatch):
     splits = make_splits()
     assert linear_baseline(splits)["C"] == 30
     train = splits["train"]  # of labels at random, little should be learned
-    labels = np.random.default_rng(0).permutation(train.labels).tolist()
+    labels = np.random.default_rng(0).permutation(train.codes).tolist()
     noise = Texts.from_texts(train.texts, labels, classes=train.classes)
     assert linear_baseline(make_splits(train=noise))["C"] == 1e-3
 
@@ -88,9 +93,9 @@ def test_many_classes_choose_c_by_one_fold_and_long_fits_are_announced(monkeypat
     assert linear_baseline(splits)["test"]["accuracy"] > 0.9
     assert len(fits) == len(C) + 2 and not capsys.readouterr().out
     monkeypatch.setattr(linear_model, "LONG", 0)
-    baselines._fit(splits, ())
+    baselines._fit(splits, choose_thresholds, ())
     assert re.match(r"linear   about \d+ s and 0.0 GB for 12 classes: ", capsys.readouterr().err)
-    baselines._fit(make_splits(3), ())
+    baselines._fit(make_splits(3), choose_thresholds, ())
     assert not capsys.readouterr().err
 
 
@@ -101,12 +106,12 @@ def test_equal_reviews_are_fitted_once_and_a_damaged_file_again(cache, monkeypat
     first = linear_baseline(make_splits())
     assert linear_baseline(make_splits()) == first
     assert len(fits) == 1
-    labels = 1 - make_splits()["test"].labels
+    labels = 1 - make_splits()["test"].codes
     others = Texts.from_texts(make_splits()["test"].texts, labels.tolist())
     assert linear_baseline(make_splits(test=others)) != first
     (path, _) = sorted(cache.iterdir(), key=lambda file: file.stat().st_mtime)
     path.write_text(path.read_text()[:-30])
-    assert linear_baseline(make_splits())["predicted"] == first["predicted"]
+    assert linear_baseline(make_splits())["correct"] == first["correct"]
     assert len(fits) == 3
 
 
@@ -137,9 +142,9 @@ def of_three_classes(labels):
 
 
 def test_a_class_without_training_reviews_and_an_empty_split_are_scored():
-    train = of_three_classes(make_reviews(60).labels.tolist())
+    train = of_three_classes(make_reviews(60).codes.tolist())
     found = linear_baseline({"train": train, "val": train.take(np.arange(0))})
-    assert found.keys() == {"C", "ngrams", "words", "seconds", "predicted"}
+    assert found.keys() == {"C", "ngrams", "words", "seconds", "correct"}
     found = linear_baseline({"train": train, "test": make_reviews(30, classes=3)})
     assert found["test"]["loss"] > 1, "class c has probability 0 everywhere"
 
@@ -147,7 +152,7 @@ def test_a_class_without_training_reviews_and_an_empty_split_are_scored():
 @pytest.mark.parametrize("rare", [1, 2, 3])
 def test_a_rare_class_neither_warns_nor_decides_about_c(rare, monkeypatch, recwarn):
     monkeypatch.setattr(linear_model, "C", (1e-3, 30.0))
-    of_three = of_three_classes([*[2] * rare, *make_reviews(90).labels.tolist()[rare:]])
+    of_three = of_three_classes([*[2] * rare, *make_reviews(90).codes.tolist()[rare:]])
     found = linear_baseline({"train": of_three, "test": make_reviews(30)})
     assert found["C"] == 30, "the first of the grid: no score was finite"
     assert not recwarn.list

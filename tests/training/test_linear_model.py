@@ -33,17 +33,17 @@ from sentiment_jax.training.trained_model import load_run
 
 WORDS = ["good", "bad", "film", "day", "very", "not", "a", "so", "plain", "didn't", "Naïve", "--"]
 TEXTS = ["a good, good film word1", "word0 word3: not bad", "", "unheard-of ungood", "é ẞ word2!"]
-KINDS = [2, 4, 12, "several"]  # classes, or several labels
+KINDS = [2, 4, 12, "multi-label"]  # classes
 
 
 def draw_rows(kind):
     """Texts of random words, and a word or two of the class, or of each label."""
     rng = np.random.default_rng(0)
-    classes = 3 if kind == "several" else kind
+    classes = 3 if kind == "multi-label" else kind
     rows = []
     for i in range(max(160, 20 * classes)):
         members = np.arange(classes) == i % classes
-        if kind == "several":
+        if kind == "multi-label":
             members = rng.random(classes) < 0.4
         own = [f"word{k}" for k in np.flatnonzero(members)] * rng.integers(0, 3)
         label = ";".join(f"l{k:02}" for k in np.flatnonzero(members))
@@ -57,7 +57,7 @@ def make_config(path, **changes):
 
 def make_run(folder, kind, **changes):
     """A run on such texts: its directory, result, C, and scikit-learn's model of the same texts."""
-    if kind == "several":
+    if kind == "multi-label":
         changes |= {"data.label_separator": ";"}
     config = make_config(write_csv(folder / "a.csv", draw_rows(kind)), **changes)
     chosen = []
@@ -78,7 +78,7 @@ def make_run(folder, kind, **changes):
         class_weight={"none": None}.get(config.class_weights, config.class_weights),
     )
     model = make_pipeline(make_union(words, within), OneVsRestClassifier(one))
-    model.fit(splits["train"].texts, splits["train"].labels)
+    model.fit(splits["train"].texts, splits["train"].codes)
     return SimpleNamespace(
         kind=kind,
         workdir=folder / "run",
@@ -114,7 +114,7 @@ def test_probabilities_are_those_of_scikit_learn(run):
     check_probabilities(run)
 
 
-@pytest.mark.parametrize("kind", [2, 4, "several"])
+@pytest.mark.parametrize("kind", [2, 4, "multi-label"])
 def test_balanced_class_weights_are_scikit_learns(kind, tmp_path):
     check_probabilities(make_run(tmp_path, kind, class_weights="balanced"))
 

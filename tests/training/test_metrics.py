@@ -1,5 +1,6 @@
 """Metrics against scikit-learn's; temperatures: a known one is found, no prediction changes."""
 
+import functools
 import json
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import scipy.special
 from sklearn import metrics
 
+from sentiment_jax.data.kinds import ONE_CLASS, MultiLabel
 from sentiment_jax.data.labels import apply_temperature
+from sentiment_jax.data.texts import of_numbers
 from sentiment_jax.training.metrics import (
     fit_temperature,
     log_loss,
@@ -37,7 +40,7 @@ def test_equals_scikit_learn_on_random_predictions(classes, seed):
     predicted = p.argmax(axis=1)
     names = [f"class {i}" for i in range(classes)]
     options = {"labels": range(classes), "zero_division": 0}
-    found = measure(labels, p, names)
+    found = measure(ONE_CLASS, of_numbers(labels, classes), p, names)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     distances = ((p - np.eye(classes)[labels]) ** 2).sum(axis=1)
     expected = {
@@ -74,7 +77,8 @@ def test_classes_that_are_absent_count_as_in_scikit_learn(classes):
     for i in range(150):
         truth = rng.choice(rng.choice(classes, 2), 6)
         guess = truth if i % 3 == 2 else rng.choice(rng.choice(classes, 1 + i % 3), 6)
-        found = measure(truth, np.float32(np.eye(classes)[guess]), "abcdefgh"[:classes])
+        p = np.float32(of_numbers(guess, classes))
+        found = measure(ONE_CLASS, of_numbers(truth, classes), p, "abcdefgh"[:classes])
         balanced = metrics.balanced_accuracy_score(truth, guess)
         assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
         assert found["balanced_accuracy"] == pytest.approx(balanced)
@@ -83,12 +87,14 @@ def test_classes_that_are_absent_count_as_in_scikit_learn(classes):
 
 def test_a_confident_mistake_counts_in_full():
     p = np.array([[1.0, 1e-20]], np.float32)
-    assert measure(np.array([1]), p, ["no", "yes"])["log_loss"] == pytest.approx(-np.log(1e-20))
+    found = measure(ONE_CLASS, np.array([[False, True]]), p, ["no", "yes"])
+    assert found["log_loss"] == pytest.approx(-np.log(1e-20))
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_alone_gives_numbers_without_a_warning(label):
-    found = measure(np.full(5, label), np.float32([[0.9, 0.1]] * 5), ("bad", "good"))
+    labels = of_numbers(np.full(5, label), 2)
+    found = measure(ONE_CLASS, labels, np.float32([[0.9, 0.1]] * 5), ("bad", "good"))
     assert (found["auc"], found["mcc"], found["majority_baseline"]) == (None, 0, 1)
     assert found["balanced_accuracy"] == 1 - label
 
@@ -96,7 +102,8 @@ def test_one_class_alone_gives_numbers_without_a_warning(label):
 def test_wilson_interval():
     # Newcombe (1998), table I: 81 of 263.
     np.testing.assert_allclose(wilson_interval(81 / 263, 263), (0.2553, 0.3662), atol=5e-5)
-    found = measure(np.array([0, 0, 0, 1]), np.float32([[1, 0], [1, 0], [0, 1], [0, 1]]), "ab")
+    labels = of_numbers(np.array([0, 0, 0, 1]), 2)
+    found = measure(ONE_CLASS, labels, np.float32([[1, 0], [1, 0], [0, 1], [0, 1]]), "ab")
     assert found["accuracy_interval"] == pytest.approx([0.3006, 0.9544], abs=5e-5)
 
 
@@ -108,7 +115,7 @@ def softmax(logits):
 def test_a_known_temperature_is_recovered(classes, known):
     rng = np.random.default_rng(0)
     logits = 2 * rng.normal(size=(20_000, classes))
-    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1).astype(np.int32)
+    labels = of_numbers((logits + rng.gumbel(size=logits.shape)).argmax(axis=1), classes)
     fitted = fit_temperature(softmax(known * logits), labels)  # the labels follow softmax(logits)
     assert fitted == pytest.approx(known, rel=0.03)
     calibrated = apply_temperature(softmax(known * logits), fitted)
@@ -134,12 +141,13 @@ def test_the_loss_on_validation_never_gets_worse_and_no_temperature_nearby_is_be
     classes = int(rng.integers(2, 5))
     reviews = int(rng.integers(1, 30))
     probabilities = softmax(10 ** rng.uniform(-2, 2.5) * rng.normal(size=(reviews, classes)))
-    labels = rng.integers(0, classes, reviews).astype(np.int32)
+    labels = of_numbers(rng.integers(0, classes, reviews), classes)
+    loss = functools.partial(log_loss, ONE_CLASS, labels=labels)
     fitted = fit_temperature(probabilities, labels)
-    least = log_loss(apply_temperature(probabilities, fitted), labels)
-    assert least <= log_loss(probabilities, labels) + 1e-12
+    least = loss(apply_temperature(probabilities, fitted))
+    assert least <= loss(probabilities) + 1e-12
     for near in np.clip((0.98 * fitted, 1.02 * fitted), 0.1, 10):
-        assert least <= log_loss(apply_temperature(probabilities, float(near)), labels) + 1e-9
+        assert least <= loss(apply_temperature(probabilities, float(near))) + 1e-9
 
 
 def test_mcnemar_against_a_table_worked_by_hand():
@@ -151,19 +159,20 @@ def test_mcnemar_against_a_table_worked_by_hand():
     assert mcnemar(first, first) == (0, 0, 1.0)  # models that never differ
 
 
-@pytest.mark.parametrize("several", [False, True])
-def test_resampled_scores_are_those_of_the_repeated_reviews(several):
+@pytest.mark.parametrize("kind", [ONE_CLASS, MultiLabel()])
+def test_resampled_scores_are_those_of_the_repeated_reviews(kind):
     rng = np.random.default_rng(3)
-    shape = (40, 3) if several else (40,)
-    labels = rng.integers(0, 2 if several else 3, shape).astype(np.int32)
+    labels = of_numbers(rng.integers(0, 3, 40), 3)
+    if kind != ONE_CLASS:
+        labels = rng.integers(0, 2, (40, 3)) > 0
     probabilities = rng.dirichlet(np.ones(3), 40)
-    predicted = (probabilities > 0.3).astype(int) if several else probabilities.argmax(axis=1)
+    predicted = kind.decide(probabilities, kind.thresholds(3))
     counts = np.stack([np.ones(40), rng.multinomial(40, np.full(40, 1 / 40))])
-    given = (labels, predicted, probabilities, counts, ("a", "b", "c"))
+    given = (kind, labels, predicted, probabilities, counts, ("a", "b", "c"))
     for by, score in (
         ("accuracy", lambda y, p, _: metrics.accuracy_score(y, p)),
         ("macro_f1", lambda y, p, _: metrics.f1_score(y, p, average="macro", zero_division=0)),
-        ("log_loss", lambda y, _, p: -log_loss(p, y)),
+        ("log_loss", lambda y, _, p: -log_loss(kind, p, y)),
     ):
         found = score_resampled(by, *given)
         for value, row in zip(found, counts, strict=True):
@@ -174,10 +183,11 @@ def test_resampled_scores_are_those_of_the_repeated_reviews(several):
 
 def test_the_recall_of_a_class_at_a_precision():
     probabilities = np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
-    labels = np.array([1, 0, 1, 1])
-    predicted = probabilities.argmax(axis=1)
+    labels = of_numbers(np.array([1, 0, 1, 1]), 2)
+    predicted = ONE_CLASS.decide(probabilities)
     counts = np.array([[1.0, 1, 1, 1], [1, 0, 1, 1]])
     for precision, expected in ((0.7, [1, 1]), (0.9, [1 / 3, 1]), (1, [1 / 3, 1])):
         by = f"recall:b@{precision}"
-        found = score_resampled(by, labels, predicted, probabilities, counts, ("a", "b"))
+        given = (labels, predicted, probabilities, counts, ("a", "b"))
+        found = score_resampled(by, ONE_CLASS, *given)
         assert found.tolist() == pytest.approx(expected)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from types import SimpleNamespace
 
 import golden
 import jax
@@ -20,6 +21,7 @@ from sentiment_jax import api
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import ENCODERS, Config, EncoderConfig, ModernBertConfig
 from sentiment_jax.config.validation import validate
+from sentiment_jax.data.kinds import MultiLabel
 from sentiment_jax.data.texts import Texts
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.huggingface import weights
@@ -118,7 +120,7 @@ def test_probabilities_are_those_of_logistic_regression_on_the_states(
         features[split] = np.array([pool(states) for states in found])
     weight = None if class_weights == "none" else class_weights
     model = LogisticRegression(C=strong[0], class_weight=weight, max_iter=1_000, tol=1e-6)
-    model.fit(features["train"].astype(np.float64), experiment.encoded["train"].labels)
+    model.fit(features["train"].astype(np.float64), experiment.texts["train"].codes)
     expected = model.predict_proba(features["test"])
     assert expected[:, 1].std() > 0.03, "the states say nothing"
     found = api.load(tmp_path / "run").predict(list(experiment.texts["test"].texts))
@@ -131,8 +133,8 @@ def test_several_classes_have_an_output_each_and_one_without_reviews_is_improbab
     features = rng.normal(size=(60, 5)).astype(np.float32) + np.eye(5, dtype=np.float32)[labels]
     texts = [f"text {i}" for i in range(60)]
     reviews = Texts.from_texts(texts, labels.tolist(), classes=("a", "b", "c", "d"))
-    choose = functools.partial(probe._choose, reviews, features, Config())
-    layer = probe._fit(features, reviews.labels, 4, choose)
+    c = probe._choose(reviews, features, Config(), labels, 4)
+    layer = probe.fit_problem(features, labels, 4, c)
     logits = features @ layer["kernel"] + layer["bias"]
     found = np.asarray(jax.nn.softmax(logits))
     assert (logits.argmax(axis=1) == labels).mean() > 0.5 and (found[:, 2] < 1e-9).all()
@@ -145,8 +147,8 @@ def test_c_is_chosen_by_log_loss_with_equal_texts_in_one_fold():
     labels = np.repeat(rng.integers(0, 2, 40), 2)  # at random
     texts = [f"text {i}" for i in range(40) for _ in range(2)]
     reviews = Texts.from_texts(texts, labels.tolist())
-    choose = functools.partial(probe._choose, reviews, features, Config())
-    layer = probe._fit(features, reviews.labels, 2, choose)
+    c = probe._choose(reviews, features, Config(), labels, 2)
+    layer = probe.fit_problem(features, labels, 2, c)
     assert np.abs(layer["kernel"]).max() < 0.05
     assert probe._folds(reviews.take(np.arange(2)), 0) == []  # two of one text: C is 1
 
@@ -297,8 +299,8 @@ def test_fine_tuning_starts_from_the_probe_of_a_small_c(started, folder):
     experiment = CLASSIFICATION.prepare(resolve(make_started(folder)))
     states = states_of(folder, experiment.config.model, experiment.encoded["train"])
     features = np.array([of.mean(axis=0) for of in states], np.float64)
-    model = LogisticRegression(C=2 * probe.START / len(features)).fit(
-        features, experiment.encoded["train"].labels
+    model = LogisticRegression(C=2 * CLASSIFICATION.probe_weight / len(features)).fit(
+        features, experiment.texts["train"].codes
     )
     (layer,) = layers  # one fit
     np.testing.assert_allclose(np.diff(layer["kernel"])[:, 0], model.coef_[0], atol=1e-3)
@@ -332,17 +334,20 @@ HEAD = {"model.pooling": "head", "contrastive": 0.0, "probe_first": False}
         ({"data.label_separator": ";", "model.pooled_layers": 2}, 2),
     ],
 )
-def test_several_labels_are_read_from_four_layers(folder, changes, layers):
+def test_multi_label_texts_are_read_from_four_layers(folder, changes, layers):
     quick = SMALL | {"model.pretrained": str(folder), "data.source": "csv", "data.path": "a.csv"}
     config = override(encoder.get_config(), quick | changes)
     assert resolve(config).model.pooled_layers == layers
 
 
-def test_each_of_several_labels_starts_from_a_fit_of_its_own():
+def test_each_label_starts_from_a_fit_of_its_own():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(80, 5)).astype(np.float32)
     labels = np.stack([features[:, 0] > 0, features[:, 1] > 1, np.zeros(80, bool)], axis=1)
-    layer = probe._fit(features, labels.astype(np.int32), 3, lambda _: 1.0)
+    experiment = SimpleNamespace(
+        config=Config(), kind=MultiLabel(), encoded={"train": SimpleNamespace(labels=labels)}
+    )
+    layer = probe._fit(experiment, features, lambda labels, classes: 1.0)
     for i in range(2):
         model = LogisticRegression(C=1.0).fit(features.astype(np.float64), labels[:, i])
         np.testing.assert_allclose(layer["kernel"][:, i], model.coef_[0], atol=5e-3)

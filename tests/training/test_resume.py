@@ -40,9 +40,9 @@ def send(number):
     return lambda: os.kill(os.getpid(), number)
 
 
-def interrupt_validation(model, make=scoring.make_eval_step):
+def interrupt_validation(*given, make=scoring.make_eval_step):
     os.kill(os.getpid(), signal.SIGINT)
-    return make(model)
+    return make(*given)
 
 
 def during(step, act):

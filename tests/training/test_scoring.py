@@ -32,14 +32,14 @@ def test_equals_a_plain_loop():
         ids = ENCODED.token_ids[ENCODED.offsets[i] : ENCODED.offsets[i + 1]]
         logits = forward({"params": PARAMS}, jnp.asarray(ids[None]), jnp.array([len(ids)]))
         p = scipy.special.softmax(np.asarray(logits[0], np.float64))
-        losses.append(-np.log(p[ENCODED.labels[i]]))
+        losses.append(-np.log(p[ENCODED.labels[i]].item()))
         p_positive.append(p[1])
     positive = np.array(p_positive) > 0.5
     assert 0.1 < positive.mean() < 0.9
     for batch_size in (13, 64):  # 13: no batch is partial
         found = score_texts(CLASSIFIER, PARAMS, ENCODED, "test", batch_size=batch_size)
         assert found.scores["examples"] == 65
-        assert found.scores["accuracy"] == np.mean(positive == (ENCODED.labels == 1))
+        assert found.scores["accuracy"] == np.mean(positive == ENCODED.labels[:, 1])
         np.testing.assert_allclose(found.probabilities[:, 1], p_positive, atol=1e-6)
         np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-6)
         assert found.scores["loss"] == pytest.approx(np.mean(losses), abs=1e-6)

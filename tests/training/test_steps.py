@@ -11,6 +11,7 @@ import pytest
 from golden import plain_optimizer as plain
 
 from sentiment_jax.config.schema import LstmConfig
+from sentiment_jax.data.texts import of_numbers
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.training.objectives.classification import Classification
@@ -33,9 +34,9 @@ def make_batch(valid=ROWS):
     batch = {
         "token_ids": rng.integers(1, 40, (ROWS, 6)),
         "lengths": rng.integers(1, 7, ROWS),
-        "labels": rng.integers(0, 2, ROWS),
     }
     batch = {name: value.astype(np.int32) for name, value in batch.items()}
+    batch["labels"] = of_numbers(rng.integers(0, 2, ROWS), 2)
     return {**batch, "weights": (np.arange(ROWS) < valid).astype(np.float32)}
 
 
@@ -57,7 +58,8 @@ def assert_close(first, second, rtol=0.0, atol=1e-6):
 def differentiate(params, batch, class_weights):
     """The gradient of the mean loss of the batch's valid rows, weighted by class."""
     logits = forward(MODEL, params, batch["token_ids"], batch["lengths"])
-    losses = cross_entropy(logits, batch["labels"]) * class_weights[batch["labels"]]
+    labels = jnp.argmax(batch["labels"], axis=1)
+    losses = cross_entropy(logits, labels) * class_weights[labels]
     return jnp.sum(losses * batch["weights"]) / jnp.sum(batch["weights"])
 
 
@@ -74,7 +76,8 @@ def test_class_weights_and_padding_affect_the_loss_alone(weights, valid):
     start = golden.random(MODEL)
     logits = golden.logits(MODEL, start, batch)
     assert metrics["examples"] == valid
-    assert metrics["correct"] == np.sum(logits.argmax(axis=1)[:valid] == batch["labels"][:valid])
+    labels = batch["labels"].argmax(axis=1)
+    assert metrics["correct"] == np.sum(logits.argmax(axis=1)[:valid] == labels[:valid])
     gradients = differentiate(start, batch, np.float32(weights or (1.0, 1.0)))
     assert_close(params, descend(start, gradients))
 
@@ -143,7 +146,7 @@ def test_dropout_depends_on_seed_step_and_part_alone_and_the_state_is_donated(pa
             rows = {name: array[part::parts] for name, array in batch.items()}
             of_part = jax.random.fold_in(key, part) if parts > 1 else key
             logits = golden.logits(WITH_DROPOUT, golden.random(WITH_DROPOUT), rows, of_part)
-            expected += float(cross_entropy(logits, jnp.asarray(rows["labels"])).sum())
+            expected += float(cross_entropy(logits, jnp.argmax(rows["labels"], axis=1)).sum())
         assert metrics["loss"] == pytest.approx(expected, rel=1e-6)
         losses.add(round(expected, 3))
     assert len(losses) == 3

@@ -4,10 +4,11 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Bool, Int
 
 from sentiment_jax.training.objectives.contrastive import classify_and_contrast
 from sentiment_jax.training.objectives.objective import Batch, cross_entropy
@@ -28,10 +29,8 @@ class Classification:
         self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
     ) -> dict[str, Array]:
         """Return the sums over the batch's valid rows."""
-        labeled = batch["labels"].reshape(len(batch["labels"]), -1)[:, 0] >= 0  # -1: by nobody
-        weights = batch["weights"] * labeled
+        weights = batch["weights"]
         dropout = None if deterministic else key
-        batch = {**batch, "weights": weights}
         logits, added = classify_and_contrast(
             model, params, batch, dropout, weight=self.contrastive
         )
@@ -43,9 +42,14 @@ class Classification:
             **added,
         }
 
+    @staticmethod
+    def balanced_weights(labels: Bool[np.ndarray, "texts classes"]) -> tuple[Any, ...]:
+        """Return the weights of the classes, by their frequencies."""
+        return balance(labels.sum(axis=0))
+
     def score(self, logits: Array, batch: Batch) -> tuple[Array, Array]:
         """Return each row's loss, and whether the classification is correct."""
-        labels = jnp.maximum(batch["labels"], 0)
+        labels = jnp.argmax(batch["labels"], axis=-1)
         if "targets" in batch:
             shares = batch["targets"] * jnp.array(self.class_weights or 1.0)
             losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), shares)
@@ -55,15 +59,23 @@ class Classification:
                 losses *= jnp.array(self.class_weights)[labels]
         return losses, jnp.argmax(logits, axis=-1) == labels
 
+    def probabilities(self, logits: Array) -> Array:
+        """Return the probabilities of the classes."""
+        return jax.nn.softmax(logits)
 
-def balanced_weights(labels: Int32[np.ndarray, "texts *labels"], classes: int) -> tuple[Any, ...]:
+    def log_odds(self, logits: Array, towards: Any) -> Array:
+        """Return the log-odds of a class against all others."""
+        others = jnp.where(jnp.arange(logits.shape[1]) == towards, -jnp.inf, logits)
+        return logits[:, towards] - jax.nn.logsumexp(others, axis=1)
+
+    def outcomes(self, classes: int) -> int:
+        """Return the outcomes of a decision."""
+        return classes
+
+
+def balance(counts: Int[np.ndarray, " classes"]) -> tuple[float, ...]:
     """Return class weights inversely proportional to class frequencies; their mean is 1.
 
-    As scikit-learn's "balanced", which requires that every class occurs. A label of -1, of a text
-    that no teacher has labeled yet, does not count. Of several labels, the weights are those of not
-    having each, and those of having it.
+    As scikit-learn's "balanced", which requires that every class occurs.
     """
-    if labels.ndim == 2:
-        return tuple(zip(*(balanced_weights(of, 2) for of in labels.T), strict=True))
-    counts = np.bincount(labels[labels >= 0], minlength=classes)
-    return tuple((counts.sum() / (classes * np.maximum(counts, 1))).tolist())
+    return tuple((counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist())

@@ -96,7 +96,7 @@ class MaskedLanguageModeling:
     def mask_batch(self, batch: Batch, key: Array) -> tuple[TokenIds, Masked, Weights]:
         """Return a batch's tokens after masking, the masked positions, their weights: 1 or 0."""
         token_ids = batch["token_ids"]
-        numbers = batch["labels"]  # of the segments: modes/pretrain.py
+        numbers = batch["numbers"]  # of the segments
         kinds = jnp.asarray(np.frombuffer(self.kinds, np.uint8))[token_ids]
         where, how, what = jax.random.split(key, 3)
         positions, chosen = choose_words(kinds, batch["lengths"], numbers, where, self.fraction)

@@ -98,7 +98,7 @@ class NgramVectors:
         """Return which of a batch's words and n-grams are kept, by row number and key."""
         probabilities, _ = self.kept_and_noise()
         kept = jnp.asarray(probabilities, jnp.float32)[batch["token_ids"]]
-        drawn = draw_rows(key, batch["labels"], kept.shape[1:])
+        drawn = draw_rows(key, batch["numbers"], kept.shape[1:])
         valid = (batch["weights"] > 0).reshape(-1, *[1] * (kept.ndim - 1))
         return ((drawn < kept) & valid).reshape(len(kept), -1)
 
@@ -108,7 +108,7 @@ class NgramVectors:
         It is inferred from the other half. All that begins at one position is in one half.
         """
         rows, length = batch["token_ids"].shape[:2]
-        half = draw_rows(key, batch["labels"], (length,)) < 0.5
+        half = draw_rows(key, batch["numbers"], (length,)) < 0.5
         return jnp.repeat(half, batch["token_ids"].size // (rows * length), axis=1)
 
     def loss(
@@ -182,7 +182,7 @@ class NgramVectors:
     def infer_texts(self, table: Table, batch: Batch, kept: Chosen, key: Array) -> Texts:
         """Infer paragraph vectors from the kept words: from small random ones, in one pass."""
         size = table.shape[1]
-        small = (draw_rows(jax.random.key(0), batch["labels"], (size,)) - 0.5) / size
+        small = (draw_rows(jax.random.key(0), batch["numbers"], (size,)) - 0.5) / size
         token_ids = batch["token_ids"].reshape(kept.shape)
         _, texts, _ = self.descend(table, small, token_ids, kept, key)
         return texts

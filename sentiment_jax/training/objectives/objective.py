@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
 from sentiment_jax.models.layers import FEATURES, Extent, Packing
 
@@ -37,20 +37,9 @@ class Objective(Protocol):
 
 
 def cross_entropy(
-    logits: Float[Array, "*batch classes"],
-    labels: Int[Array, "*batch"] | Num[Array, "*batch classes"],
-    weights: Any = (1.0, 1.0),
+    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """Return the loss of every row, in float32 nats.
-
-    Where a text may have several labels, 0 or 1 or a probability for each, that is the mean of the
-    binary cross-entropies, times the `weights` of not having a label and of having it.
-    """
-    if labels.ndim == logits.ndim:
-        without, having = map(jnp.asarray, weights)
-        shares = jnp.stack([(1 - labels) * without, labels * having], axis=-1)
-        logits = jnp.stack([jnp.zeros_like(logits), logits], axis=-1).astype(jnp.float32)
-        return jnp.mean(optax.softmax_cross_entropy(logits, shares), axis=-1)
+    """Return the loss of every row, in float32 nats."""
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 

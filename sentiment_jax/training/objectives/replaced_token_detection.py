@@ -44,7 +44,7 @@ class ReplacedTokenDetection(MaskedLanguageModeling):
         masked, positions, weights = self.mask_batch(batch, masking)
 
         def corrupt(logits: Float[Array, "batch masked vocabulary"]) -> Array:
-            noise = draw_rows(drawing, batch["labels"], logits.shape[1:])
+            noise = draw_rows(drawing, batch["numbers"], logits.shape[1:])
             gumbel = -jnp.log(-jnp.log(noise))
             drawn = jnp.argmax(jax.lax.stop_gradient(logits) + gumbel, axis=-1)
             kept = jnp.take_along_axis(token_ids, positions, axis=1)

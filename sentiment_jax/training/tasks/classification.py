@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 from jax.stages import Wrapped
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float32
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import CLASSES, Config, join_names
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.dataset import Dataset
 from sentiment_jax.data.encoding import Encoded
-from sentiment_jax.data.labels import decide
+from sentiment_jax.data.kinds import ONE_CLASS, Labels, Probabilities
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.data.texts import Texts, is_rare, list_classes
 from sentiment_jax.data.tokenization import unknown_id
@@ -31,7 +31,7 @@ from sentiment_jax.training.experiment import (
     read_dataset,
 )
 from sentiment_jax.training.lineage import learned_text, warn_of_leakage
-from sentiment_jax.training.objectives.classification import Classification, balanced_weights
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.trained_model import (
     classes_match,
     describe_classes,
@@ -61,11 +61,11 @@ def prepare(
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
     statistics = {**dataset.statistics, "truncated": truncated}
-    if config.data.teacher:  # until they label the texts, which come last, the labels are -1
+    if config.data.teacher:  # they label the texts that come last
         labeled = encoded["train"]
         unlabeled = encoded.pop("unlabeled")
         encoded["train"] = Encoded(
-            labels=np.concatenate([labeled.labels, np.full_like(unlabeled.labels, -1)]),
+            labels=np.concatenate([labeled.labels, np.zeros_like(unlabeled.labels)]),
             token_ids=np.concatenate([labeled.token_ids, unlabeled.token_ids]),
             offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),
             truncated=labeled.truncated + unlabeled.truncated,
@@ -91,8 +91,7 @@ def make_objective(
     contrastive = experiment.config.contrastive
     if experiment.config.class_weights == "none":
         return kind(contrastive=contrastive)
-    labels = experiment.encoded["train"].labels
-    return kind(balanced_weights(labels, len(experiment.classes)), contrastive)
+    return kind(kind.balanced_weights(experiment.encoded["train"].labels), contrastive)
 
 
 def make_train_step(experiment: Experiment) -> Wrapped:
@@ -103,25 +102,22 @@ def make_train_step(experiment: Experiment) -> Wrapped:
     )
 
 
-def fit(
-    labels: Int32[np.ndarray, " texts"], probabilities: Float[np.ndarray, "texts classes"]
-) -> dict[str, Any]:
+def fit(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
     """Return the temperature and, if a class is rare, thresholds that give it its due.
 
     They are the classes' shares to the power that has the best mean of accuracy and macro F1: logit
     adjustment (Menon et al., 2021, https://arxiv.org/abs/2007.07314). The probabilities stay.
     """
     found: dict[str, Any] = {"temperature": metrics.fit_temperature(probabilities, labels)}
-    counts = np.bincount(labels, minlength=probabilities.shape[1])
+    counts = labels.sum(axis=0)
     if is_rare(counts):
         shares = (counts + 1) / (counts + 1).sum()
 
         def score(power: float) -> float:
-            made = decide(probabilities, (shares**power).tolist())
-            right = np.bincount(labels[labels == made], minlength=len(counts))
-            both = counts + np.bincount(made, minlength=len(counts))
-            f1 = 2 * right / np.maximum(both, 1)
-            return float(np.mean(made == labels) + f1[both > 0].mean())
+            made = ONE_CLASS.decide(probabilities, (shares**power).tolist())
+            both = counts + made.sum(axis=0)
+            f1 = 2 * (labels & made).sum(axis=0) / np.maximum(both, 1)
+            return float(metrics.is_correct(labels, made).mean() + f1[both > 0].mean())
 
         if best := max(POWERS, key=score):
             found["thresholds"] = (shares**best / (shares**best).sum()).tolist()
@@ -130,16 +126,17 @@ def fit(
 
 def score_held_out(
     experiment: Experiment,
-    labels: Int32[np.ndarray, "texts *labels"],
+    labels: Labels,
     probabilities: Float32[np.ndarray, "texts classes"],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the scores, with what the ranking reads, and what else result.json has."""
     config = experiment.config
+    kind = experiment.kind
     fitted = experiment.task.fit(labels, probabilities)
     thresholds = thresholds_of(config, fitted)
-    measured = metrics.measure(labels, probabilities, experiment.classes, thresholds)
+    measured = metrics.measure(kind, labels, probabilities, experiment.classes, thresholds)
     ranked = {n: measured[n] for n in (config.accuracy, config.select_by) if n in measured}
-    scores = metrics.score_probabilities(labels, probabilities, thresholds) | ranked
+    scores = metrics.score_probabilities(kind, labels, probabilities, thresholds) | ranked
     return scores, {"metrics": measured, **fitted}
 
 
@@ -170,14 +167,14 @@ def describe(experiment: Experiment) -> None:
     classes = experiment.classes
     if classes != CLASSES:
         numbered = list_classes([f"{name} ({number})" for number, name in enumerate(classes)])
-        if data.between_labels:
+        if data.multi_label:
             numbered = f"{list_classes(classes)}; several per text, or none"
         elif len(classes) == 2:
             numbered += f"; {classes[1]} is positive"
         print(f"{'labels':8} {numbered}")
     for name, by_class in statistics["counts"].items():
         counts = list(by_class.values())
-        if len(classes) == 2 and not data.between_labels:
+        if experiment.kind.is_binary(len(classes)):
             described = f"{counts[1]:>6,} {classes[1]}"
         elif len(classes) <= 5:
             described = ", ".join(f"{label}: {count:,}" for label, count in by_class.items())
@@ -204,7 +201,7 @@ CLASSIFICATION = Task(
     prepare=prepare,
     make_objective=make_objective,
     make_train_step=make_train_step,
-    make_eval_step=lambda experiment: scoring.make_eval_step(experiment.model),
+    make_eval_step=lambda of: scoring.make_eval_step(of.model, of.loss),
     validate=validate,
     make_ranking=Ranking.of,
     describe=describe,
@@ -238,7 +235,7 @@ def _warn_of_data(experiment: Experiment) -> None:
     if contradictory := statistics["contradictory"]:
         what = "both labels" if len(experiment.classes) == 2 else "several labels"
         found = f"have {what}: nothing can be learned from them"
-        if experiment.thresholds:  # where a text may have several
+        if experiment.config.data.multi_label:
             found = "occur more than once, with different sets of labels"
         terminal.warn_once(f"{contradictory:,} texts {found}")
     for split in ("val",) if experiment.pool else ("val", "test"):  # a fold scores no test texts

@@ -176,7 +176,7 @@ PRETRAINING = Task(
 
 
 def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:
-    """Split whole texts into segments of nearly equal length; labels number the segments."""
+    """Split whole texts into numbered segments of nearly equal length."""
     before, after = framing(tokenizer)
     room = max_length - len(before) - len(after)
     rows = []
@@ -185,8 +185,9 @@ def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:
         for part in np.array_split(body, max(-(-len(body) // room), 1)):
             rows.append(np.concatenate([before, part, after]) if before else part)
     return Encoded(
-        labels=np.arange(len(rows), dtype=np.int32),
+        labels=np.zeros((len(rows), 0), bool),
         token_ids=np.concatenate(rows).astype(np.int32),
         offsets=np.cumsum([0, *map(len, rows)]),
         truncated=0,
+        numbers=np.arange(len(rows), dtype=np.int32),
     )

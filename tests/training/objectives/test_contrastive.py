@@ -10,11 +10,12 @@ import optax
 import pytest
 
 from sentiment_jax.config.schema import OptimizerConfig
+from sentiment_jax.data.texts import of_numbers
+from sentiment_jax.training.objectives.binary_cross_entropy import BinaryCrossEntropy
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.contrastive import TEMPERATURE, contrastive_loss
 from sentiment_jax.training.objectives.objective import classify, classify_with_features
 from sentiment_jax.training.steps import create_state, make_train_step
-from sentiment_jax.training.tasks.several_labels import BinaryCrossEntropy
 
 ROWS = 12
 VALID = 9
@@ -35,13 +36,11 @@ def define(features, labels, weights):
     return losses
 
 
-@pytest.mark.parametrize("several", [False, True])
-def test_the_loss_is_its_definition(several):
+def test_the_loss_is_its_definition():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(ROWS, 5)).astype(np.float32)
-    labels = rng.integers(0, 3, (ROWS, 1)) == np.arange(3) if several else rng.integers(0, 3, ROWS)
-    labels = labels.astype(np.int32)
-    labels[0] = 7  # nobody else's
+    labels = of_numbers(rng.integers(0, 3, ROWS), 3)
+    labels[0] = True  # nobody else's
     weights = (np.arange(ROWS) < VALID).astype(np.float32)
     found = jax.jit(contrastive_loss)(features, labels, weights)
     expected = define(features.astype(np.float64), labels, weights)
@@ -53,7 +52,7 @@ def test_the_loss_is_its_definition(several):
 @pytest.mark.parametrize("valid", [0, 1, 2])
 def test_a_review_with_no_other_has_no_loss_and_no_gradient(valid):
     weights = jnp.asarray(np.arange(3) < valid, jnp.float32)
-    labels = jnp.arange(3)  # each of its own class
+    labels = jnp.eye(3, dtype=bool)  # each of its own class
 
     def total(features):
         return contrastive_loss(features, labels, weights).sum()
@@ -64,16 +63,19 @@ def test_a_review_with_no_other_has_no_loss_and_no_gradient(valid):
         np.testing.assert_array_equal(gradient, 0.0)
 
 
-def make_batch(several):
+def make_batch():
     rng = np.random.default_rng(1)
     batch = {
         "token_ids": rng.integers(1, 40, (ROWS, 6)),
         "lengths": rng.integers(1, 7, ROWS),
-        "labels": rng.integers(0, 2, (ROWS, 2) if several else ROWS),
     }
-    batch["labels"][3] = -1  # no teacher has labeled it
     batch = {name: jnp.asarray(value, jnp.int32) for name, value in batch.items()}
-    return {**batch, "weights": jnp.asarray(np.arange(ROWS) < VALID, jnp.float32)}
+    labels = jnp.asarray(of_numbers(rng.integers(0, 2, ROWS), 2))
+    return {
+        **batch,
+        "labels": labels,
+        "weights": jnp.asarray(np.arange(ROWS) < VALID, jnp.float32),
+    }
 
 
 @pytest.mark.parametrize("objective", [Classification, BinaryCrossEntropy])
@@ -81,7 +83,7 @@ def make_batch(several):
 def test_training_minimizes_both_losses_and_logs_the_cross_entropy(objective, pooling):
     model = golden.build("bert", pooling=pooling)
     params = golden.random(model)
-    batch = make_batch(several=objective is BinaryCrossEntropy)
+    batch = make_batch()
     optimizer = OptimizerConfig(name="sgd", weight_decay=0.0, clip_norm=0.0)
     step = make_train_step(model, optimizer, objective(contrastive=3.0))
     state = create_state(golden.random(model), optimizer, 0)
@@ -91,18 +93,17 @@ def test_training_minimizes_both_losses_and_logs_the_cross_entropy(objective, po
     def both(params):
         plain = objective()(model, params, batch, key)
         _, features = classify_with_features(model, params, batch, key)
-        rows = batch["weights"] * (np.arange(ROWS) != 3)
-        losses = contrastive_loss(features, batch["labels"], rows)
+        losses = contrastive_loss(features, batch["labels"], batch["weights"])
         return plain["loss"] + 3.0 * losses.sum(), plain
 
     (total, plain), gradient = both(params)
     state, metrics = step(state, batch, np.float32(1.0))
     assert metrics["loss"] == pytest.approx(float(plain["loss"]), rel=1e-5)
     assert metrics["correct"] == plain["correct"]
-    assert metrics["examples"] == VALID - 1
+    assert metrics["examples"] == VALID
     assert metrics["contrastive"] == pytest.approx(float(total - plain["loss"]), rel=1e-4)
     assert metrics["contrastive"] > 0.1
-    moved = jax.tree.map(lambda a, b: (a - b) * (VALID - 1), params, state.params)
+    moved = jax.tree.map(lambda a, b: (a - b) * VALID, params, state.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), moved, gradient)
     assert optax.tree.norm(gradient) > 0.01
 
@@ -110,7 +111,7 @@ def test_training_minimizes_both_losses_and_logs_the_cross_entropy(objective, po
 def test_the_features_are_what_the_last_layer_reads():
     model = golden.build("bert", pooling="mean")
     params = golden.random(model)
-    batch = make_batch(several=False)
+    batch = make_batch()
     last = params["classifier"]
     for dropout in (None, golden.key(0)):
         logits, features = classify_with_features(model, params, batch, dropout)

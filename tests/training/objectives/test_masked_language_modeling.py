@@ -35,7 +35,7 @@ def make_batch(rows=ROWS, length=LENGTH):
     tokens[at >= lengths[:, None]] = 0
     numbers = np.arange(rows, dtype=np.int32)
     weights = np.ones(rows, np.float32)
-    return {"token_ids": tokens, "lengths": lengths, "labels": numbers, "weights": weights}
+    return {"token_ids": tokens, "lengths": lengths, "numbers": numbers, "weights": weights}
 
 
 mask = jax.jit(lambda batch, seed: OBJECTIVE.mask_batch(batch, jax.random.key(seed)))

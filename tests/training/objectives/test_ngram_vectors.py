@@ -53,7 +53,7 @@ def complete(ids, lengths=None, first=0, valid=None):
     """A batch of these token ids; rows from the first `valid` on are padding."""
     rows, length = ids.shape[:2]
     lengths = np.full(rows, length) if lengths is None else lengths
-    batch = {"token_ids": ids, "lengths": lengths, "labels": np.arange(rows) + first}
+    batch = {"token_ids": ids, "lengths": lengths, "numbers": np.arange(rows) + first}
     batch = {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
     weights = (np.arange(rows) < (valid or rows)).astype(np.float32)
     return {**batch, "weights": jnp.asarray(weights)}

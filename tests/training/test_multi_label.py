@@ -1,4 +1,4 @@
-"""Several labels per text: loss, thresholds and metrics beside scikit-learn and PyTorch."""
+"""Multi-label classification: loss, thresholds and metrics beside scikit-learn and PyTorch."""
 
 import warnings
 
@@ -11,12 +11,15 @@ import scipy.special
 import sklearn.metrics as reference
 from sklearn.utils.class_weight import compute_sample_weight
 
+from sentiment_jax.data.kinds import MultiLabel
 from sentiment_jax.data.labels import apply_temperature
 from sentiment_jax.training.metrics import fit_temperature, measure, score_probabilities
-from sentiment_jax.training.objectives.classification import balanced_weights
-from sentiment_jax.training.objectives.objective import cross_entropy
+from sentiment_jax.training.objectives.binary_cross_entropy import (
+    BinaryCrossEntropy,
+    binary_cross_entropy,
+)
 from sentiment_jax.training.steps import create_state, make_train_step
-from sentiment_jax.training.tasks.several_labels import BinaryCrossEntropy, fit
+from sentiment_jax.training.tasks.multi_label import fit
 
 NAMES = ("price", "quality", "shipping", "size")
 
@@ -24,7 +27,7 @@ NAMES = ("price", "quality", "shipping", "size")
 def draw(count=200, seed=0, shares=(0.5, 0.3, 0.2, 0.1), digits=3):
     """Labels, and probabilities that say something about them, with ties."""
     rng = np.random.default_rng(seed)
-    labels = (rng.random((count, 4)) < shares).astype(np.int32)
+    labels = rng.random((count, 4)) < shares
     p = scipy.special.expit(rng.normal(size=labels.shape) + 2 * labels - 1)
     return labels, np.float32(np.round(p, digits))
 
@@ -34,7 +37,7 @@ def test_metrics_are_those_of_scikit_learn(seed):
     labels, p = draw(seed=seed)
     thresholds = [0.5, 0.4, 0.3, 0.6]
     predicted = p > np.array(thresholds)
-    found = measure(labels, p, NAMES, thresholds)
+    found = measure(MultiLabel(), labels, p, NAMES, thresholds)
     for name, average in (("micro_f1", "micro"), ("macro_f1", "macro")):
         expected = reference.f1_score(labels, predicted, average=average)
         assert found[name] == pytest.approx(expected, abs=1e-12)
@@ -54,7 +57,7 @@ def test_metrics_are_those_of_scikit_learn(seed):
         expected = {"precision": precision, "recall": recall, "f1": f1, "average_precision": ap}
         expected["examples"] = true.sum()
         assert found["classes"][name] == pytest.approx(expected)
-    scores = score_probabilities(labels, p, thresholds)
+    scores = score_probabilities(MultiLabel(), labels, p, thresholds)
     assert scores["accuracy"] == reference.accuracy_score(labels, predicted)  # exact matches
     assert scores["macro_f1"] == found["macro_f1"]
     sets = [tuple(row) for row in labels.tolist()]
@@ -65,7 +68,7 @@ def test_a_label_that_no_text_has_is_worth_nothing_and_breaks_nothing():
     labels, p = draw(shares=(0.5, 0.3, 0.2, 0.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = measure(labels, p, NAMES, [0.5] * 4)
+        found = measure(MultiLabel(), labels, p, NAMES, [0.5] * 4)
     assert found["classes"]["size"]["average_precision"] is None and found["auc"] is None
     expected = reference.f1_score(labels, p > 0.5, average="macro", zero_division=0)
     assert found["macro_f1"] == pytest.approx(expected)
@@ -84,11 +87,11 @@ def test_a_threshold_has_the_best_f1_of_all(seed):
 
 def test_few_texts_with_a_label_or_without_it_choose_no_threshold():
     labels, p = draw()
-    few = np.zeros((200, 4), np.int32)
-    few[:, 0] = 1
-    few[:9, 1] = 1
-    few[:10, 2] = 1
-    few[9:, 3] = 1
+    few = np.zeros((200, 4), bool)
+    few[:, 0] = True
+    few[:9, 1] = True
+    few[:10, 2] = True
+    few[9:, 3] = True
     thresholds = fit(few, p)["thresholds"]
     assert [threshold == 0.5 for threshold in thresholds] == [True, True, False, True]
 
@@ -97,7 +100,8 @@ def test_each_label_has_the_temperature_that_fits_it_and_calibration_keeps_predi
     labels, p = draw(seed=4, digits=6)
     found = fit(labels, p)
     for true, p_label, temperature in zip(labels.T, p.T, found["temperature"], strict=True):
-        assert temperature == fit_temperature(np.stack([1 - p_label, p_label], axis=1), true)
+        of_two = np.stack([1 - p_label, p_label], axis=1)
+        assert temperature == fit_temperature(of_two, np.stack([~true, true], axis=1))
     softened = apply_temperature(p, found["temperature"])
     odds = scipy.special.logit(p.astype(float)) / found["temperature"]
     np.testing.assert_allclose(softened, scipy.special.expit(odds), atol=1e-6)
@@ -109,16 +113,16 @@ def test_the_loss_is_the_mean_binary_cross_entropy_with_scikit_learns_weights():
     labels, _ = draw()
     logits = np.random.default_rng(1).normal(size=labels.shape).astype(np.float32)
     p = scipy.special.expit(logits.astype(float))
-    known = np.concatenate([labels, np.full((9, 4), -1, np.int32)])  # of these no teacher's yet
-    own = balanced_weights(known, classes=4)
-    losses = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), own)
+    own = BinaryCrossEntropy.balanced_weights(labels)
+    losses = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), own)
     weights = [compute_sample_weight("balanced", true) for true in labels.T]
     columns = zip(labels.T, p.T, weights, strict=True)
     each = [w * -np.log(np.where(true > 0, p, 1 - p)) for true, p, w in columns]
     np.testing.assert_allclose(losses, np.mean(each, axis=0), rtol=1e-5)
-    plain = cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
+    plain = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
     assert np.mean(plain) == pytest.approx(reference.log_loss(labels.ravel(), p.ravel()), abs=1e-6)
-    assert cross_entropy(jnp.array([[200.0, -200.0]]), jnp.array([[0, 1]])) == pytest.approx(200)
+    wrong = binary_cross_entropy(jnp.array([[200.0, -200.0]]), jnp.array([[False, True]]))
+    assert wrong == pytest.approx(200)
 
 
 def test_three_steps_are_those_of_pytorch():
@@ -126,7 +130,7 @@ def test_three_steps_are_those_of_pytorch():
     model, params = golden.load("bert", hidden_dropout=0.0, attention_dropout=0.0)
     with np.load(golden.FIXTURES / "bert" / "several.npz") as arrays:
         expected = dict(arrays)
-    batch = golden.read("bert") | {"labels": jnp.asarray(expected["labels"])}
+    batch = golden.read("bert") | {"labels": jnp.asarray(expected["labels"] > 0)}
     batch = {name: batch[name] for name in ("token_ids", "lengths", "labels")}
     batch["weights"] = jnp.ones(len(expected["labels"]))
     optimizer = golden.plain_optimizer(name="adam")
@@ -142,13 +146,12 @@ def test_three_steps_are_those_of_pytorch():
     assert np.abs(expected["losses"][0] - losses[2]) > 0.3  # a step that moves nothing would pass
 
 
-def test_a_row_without_labels_of_a_teacher_and_a_row_of_padding_count_for_nothing():
-    labels = np.array([[1, 0], [-1, -1], [0, 1]], np.int32)
+def test_a_row_of_padding_counts_for_nothing():
     batch = {
-        "token_ids": jnp.ones((3, 4), jnp.int32),
-        "lengths": jnp.full(3, 4, jnp.int32),
-        "labels": jnp.asarray(labels),
-        "weights": jnp.array([1.0, 1.0, 0.0]),
+        "token_ids": jnp.ones((2, 4), jnp.int32),
+        "lengths": jnp.full(2, 4, jnp.int32),
+        "labels": jnp.array([[True, False], [False, True]]),
+        "weights": jnp.array([1.0, 0.0]),
     }
     model, params = golden.load("bert")
     params = jax.tree.map(jnp.asarray, params)
