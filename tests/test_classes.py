@@ -23,6 +23,7 @@ from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.data.texts import Texts, fold_splits, of_numbers, stratified_split
 from sentiment_jax.errors import InputError
+from sentiment_jax.models.outputs import SOFTMAX
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.explain import explain_texts
@@ -31,7 +32,6 @@ from sentiment_jax.modes.predict import TextSource, predict, predict_table, prin
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.tasks import classification
 from sentiment_jax.training.tasks.classification import CLASSIFICATION, with_classes
 from sentiment_jax.training.trained_model import load_run
@@ -288,7 +288,7 @@ def test_a_rare_class_has_a_threshold_that_every_mode_uses(
 
 def test_texts_that_no_teacher_has_labeled_do_not_count_in_class_weights():
     labels = np.array([0, 1, 1, 1, -1, -1], np.int32)
-    weights = Classification.balanced_weights(of_numbers(labels, 2))
+    weights = SOFTMAX.balanced_weights(of_numbers(labels, 2))
     assert weights == pytest.approx((2, 2 / 3))
 
 

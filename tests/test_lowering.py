@@ -106,7 +106,7 @@ def lower_training(model, objective=None, length=LENGTH, parts=1):
 
 def lower_evaluation(model):
     batch = synthetic.abstract_batch(ROWS, LENGTH)
-    return lower(make_eval_step(model, Classification()), abstract_params(model), batch)
+    return lower(make_eval_step(model), abstract_params(model), batch)
 
 
 def calls(text):

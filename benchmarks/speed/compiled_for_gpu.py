@@ -119,7 +119,7 @@ def compile_case(case: Case) -> dict[str, Any]:
             step = make_train_step(model, optimizer, objective)
             traced = step.trace(state, batch, rate)
         else:
-            step = make_eval_step(model, Classification())
+            step = make_eval_step(model)
             traced = step.trace(devices.abstract(params, mesh), batch)
         start = time.perf_counter()
         compiled = traced.lower(lowering_platforms=("cuda",)).compile(compiler_options=OPTIONS)

@@ -37,7 +37,7 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     mesh = devices.data_mesh()
     params = devices.place(init(jax.random.key(0)), mesh)
     if job["mode"] == "infer":
-        eval_step = make_eval_step(model, Classification())
+        eval_step = make_eval_step(model)
 
         def infer() -> int:
             plan = batches.plan_evaluation(encoded.lengths, **shapes)

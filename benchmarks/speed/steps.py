@@ -67,7 +67,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     for batch in batches[:steps]:
         (state, _), spent = timed(train, state, batch)
         seconds.append(spent)
-    evaluate = make_eval_step(model, Classification())
+    evaluate = make_eval_step(model)
     batch = devices.put_batch(batches[0], mesh)
     scoring = [timed(evaluate, state.params, batch)[1] for _ in range(1 + steps)][1:]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

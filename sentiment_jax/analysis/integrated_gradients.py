@@ -28,8 +28,8 @@ from sentiment_jax.data.ngrams import locate_ngrams
 from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import framing, special_tokens, unknown_id
 from sentiment_jax.models import linear
+from sentiment_jax.models.outputs import Softmax
 from sentiment_jax.models.registry import ARCHITECTURES
-from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.trained_model import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
@@ -84,7 +84,7 @@ def _slopes(
     path: Path,
     nodes: Float[Array, " rows"],
     towards: Int[Array, ""],
-    loss: Classification,
+    output: Softmax,
 ) -> tuple[Float[Array, "rows length"], Float[Array, " rows"]]:
     """Return each token's slope of the log-odds at the nodes of a path, and the log-odds there."""
     points = path.start + nodes[:, None, None] * (path.end - path.start)
@@ -92,7 +92,7 @@ def _slopes(
 
     def sum_of_log_odds(points: Array) -> tuple[Array, Array]:
         logits: Any = model.apply({"params": params}, points, lengths, deterministic=True)
-        log_odds = loss.log_odds(logits, towards)
+        log_odds = output.log_odds(logits, towards)
         return jnp.sum(log_odds), log_odds
 
     gradients, log_odds = jax.grad(sum_of_log_odds, has_aux=True)(points)
@@ -104,7 +104,7 @@ def attribute(
     params: Any,
     token_ids: Sequence[int] | Int32[np.ndarray, "tokens *lengths"],
     length: int,
-    loss: Classification,
+    output: Softmax,
     fixed: Sequence[int] = (),
     towards: int = 1,
     fillers: Sequence[int] = (),
@@ -128,11 +128,11 @@ def attribute(
     path = Path(end * kept, end, np.array([count], np.int32))
 
     def slopes(path: Path, nodes: Any) -> tuple[np.ndarray, np.ndarray]:
-        of_tokens, log_odds = _slopes(model, params, path, nodes, towards, loss)
+        of_tokens, log_odds = _slopes(model, params, path, nodes, towards, output)
         return np.asarray(of_tokens), np.asarray(log_odds)
 
     # Where the class is as probable as each other one, or the label as not having it.
-    level = -np.log(loss.outcomes(model.classes) - 1)
+    level = -np.log(output.outcomes(model.classes) - 1)
     if fillers and abs(slopes(path, GRID)[1][0] - level) > SURE:
         fills = [(1 - kept) * of for of in (table.mean(axis=0), *(table[i] for i in fillers))]
         path = _from_neutral(path, fills, lambda path: slopes(path, GRID)[1] > level)
@@ -186,7 +186,7 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     fixed = (*range(len(before)), *range(len(ids) - len(after), len(ids)))
     fillers = [*special_tokens(trained.tokenizer).values()] if kernel else []
     attributions, log_odds, empty_log_odds = attribute(
-        model, trained.params, encoded.token_ids, length, trained.loss, fixed, towards, fillers
+        model, trained.params, encoded.token_ids, length, trained.output, fixed, towards, fillers
     )
     encoding = trained.tokenizer.encode(text, add_special_tokens=False)
     data = trained.config.data

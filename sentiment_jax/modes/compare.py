@@ -31,6 +31,7 @@ from sentiment_jax.errors import InputError, TooLittleText
 from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import complete
 from sentiment_jax.runtime import terminal
+from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage.files import read_json, write_csv
 from sentiment_jax.storage.format import read_numbered, write_numbered
 from sentiment_jax.storage.run_directory import (
@@ -90,8 +91,8 @@ def compare(
     `changes` are of the data, the seed, the encoder's weights and unlabeled text. The directory
     will hold comparison.json, .csv and .png, and a run for each recipe. The metric to choose by is
     one of metrics.score_resampled; "" stands for accuracy, or for macro F1 if a class is rare or
-    texts are multi-label. After `stop_after` seconds, the current run is saved and the
-    comparison stops. The columns are the validation accuracy with its 95 % interval, macro F1, the
+    texts are multi-label. After `stop_after` seconds, the current run is saved and the comparison
+    stops. The columns are the validation accuracy with its 95 % interval, macro F1, the
     metric if it is another one, the p-value of McNemar's test against the recipe `linear`, the
     seconds of training, texts per second and the size of the parameters. Errors are those of a
     training.
@@ -103,7 +104,7 @@ def compare(
     scored = dataset.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
     listed = ", ".join(name for name in recipes if name != PRETRAIN)
-    print(f"{'compare':8} {listed} by {how} on {len(scored):,} texts, in {directory}")
+    print_line("compare", f"{listed} by {how} on {len(scored):,} texts, in {directory}")
     if "data.max_length" not in changes:
         recipes |= _lengthen(recipes, dataset.splits["train"])
     rows = []
@@ -117,10 +118,7 @@ def compare(
             if not _train(name, recipe, place, dataset, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
-            own = read_predictions([trial], "val")
-            if own.order != scored.texts_hash:
-                raise InputError(f"{place} scored other texts: choose another --workdir")
-            found[name] = _score(scored, own.predicted[0], by, own.probabilities[0])
+            found[name] = _read_score(trial, scored, by)
             rows.append(_row(name, found, by) | _costs(trial, dataset))
         chosen = choose({name: of.samples for name, of in found.items()})
         place = _place(directory, chosen)
@@ -310,6 +308,14 @@ class Score:
     samples: Float[np.ndarray, "metrics samples"]
 
 
+def _read_score(trial: Trial, scored: Texts, by: str) -> Score:
+    """Score what a run predicted for the validation texts; InputError: it has scored others."""
+    own = read_predictions([trial], "val")
+    if own.order != scored.texts_hash:
+        raise InputError(f"{trial.directory} scored other texts: choose another --workdir")
+    return _score(scored, own.predicted[0], by, own.probabilities[0])
+
+
 def _score(
     scored: Texts,
     predicted: Bool[np.ndarray, "texts classes"],
@@ -419,6 +425,38 @@ def _print(
     by: str,
     directory: Path,
 ) -> None:
+    """Print the table, the choice with its reason, the test's scores, and what to do next."""
+    _print_table(table, by)
+    advice = [of for of in result["advice"] if not of.startswith("the linear baseline")]  # a row
+    for sentence in (*describe_missed(chosen, found, scored), *advice):
+        print_line("advice", sentence)
+    print_line("chosen", f"{chosen}, {_reason(chosen, found, scored, by)}")
+    measured = result["metrics"]["test"]
+    even = by == "accuracy" and not scored.rare
+    more = "" if even else f" macro F1 {measured['macro_f1']:.4f}"
+    if scored.rare:
+        rarest, of = min(measured["classes"].items(), key=lambda item: item[1]["examples"])
+        shares = f"{of['recall']:.0%} of {of['examples']:,} test texts are found"
+        shares += f", {of['precision']:.0%} of those that are predicted as it are right"
+        print_line("rarest", f"class {rarest!r}: {shares}")
+    console.print_scores("test", result["test"], chosen, more=more)
+    console.print_metrics(scored.kind, measured)
+    console.print_linear_baseline(dict(result))
+    if left := [name for name in RECIPES if name not in found]:
+        listed = " and ".join(left)
+        print_line("advice", f"{listed} are usually better: --config.model.pretrained=FOLDER")
+    else:
+        encoder = RunDirectory(_place(directory, RECIPES[-1]))
+        truncated = read_json(encoder.env)["data"]["truncated"]["train"]
+        sentence = describe_truncation(encoder.read_config(), truncated)
+        if sentence and sentence not in result["advice"]:
+            print_line("advice", sentence)
+    modes = f"other modes take --workdir={directory} for {chosen}: --mode=predict, report"
+    print_line("winner", modes)
+    print_line("files", f"{directory}/comparison.csv, comparison.png")
+
+
+def _print_table(table: pandas.DataFrame, by: str) -> None:
     extra = [name for name in table.columns if name == by not in ("accuracy", "macro_f1")]
     line = "{:14} {:>8} {:>16} {:>8} {:>11} {:>11} {:>8} {:>6}".format
     names = ("model", "accuracy", "95 % interval", "macro F1", "p, linear", "training s", "texts/s")
@@ -430,9 +468,10 @@ def _print(
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
         scores = (f"{row['accuracy']:.4f}", interval, f"{row['macro_f1']:.4f}")
         print(line(row["model"], *scores, *shown), *(f"{row[name]:.4f}" for name in extra))
-    advice = [of for of in result["advice"] if not of.startswith("the linear baseline")]  # a row
-    for sentence in (*describe_missed(chosen, found, scored), *advice):
-        print(f"{'advice':8} {sentence}")
+
+
+def _reason(chosen: str, found: Mapping[str, Score], scored: Texts, by: str) -> str:
+    """Return why a model is chosen."""
     best = _find_best({name: of.samples for name, of in found.items()})
     highest = max(found, key=lambda name: found[name].samples[0, 0])
     metric = by.replace("_", " ").replace("macro f1", "macro F1")
@@ -443,31 +482,7 @@ def _print(
         reason = f"cheaper to use, and level with {best} in {metric}"
     if by == "macro_f1" and scored.rare:
         reason += " (a class is rare: macro F1 counts all alike)"
-    print(f"{'chosen':8} {chosen}, {reason}")
-    measured = result["metrics"]["test"]
-    even = by == "accuracy" and not scored.rare
-    more = "" if even else f" macro F1 {measured['macro_f1']:.4f}"
-    if scored.rare:
-        rarest, of = min(measured["classes"].items(), key=lambda item: item[1]["examples"])
-        shares = f"{of['recall']:.0%} of {of['examples']:,} test texts are found"
-        shares += f", {of['precision']:.0%} of those that are predicted as it are right"
-        print(f"{'rarest':8} class {rarest!r}: {shares}")
-    console.print_scores("test", result["test"], chosen, more=more)
-    console.print_metrics(scored.kind, measured)
-    console.print_linear_baseline(dict(result))
-    if left := [name for name in RECIPES if name not in found]:
-        listed = " and ".join(left)
-        print(f"{'advice':8} {listed} are usually better: --config.model.pretrained=FOLDER")
-    else:
-        encoder = RunDirectory(_place(directory, RECIPES[-1]))
-        truncated = read_json(encoder.env)["data"]["truncated"]["train"]
-        sentence = describe_truncation(encoder.read_config(), truncated)
-        if sentence and sentence not in result["advice"]:
-            print(f"{'advice':8} {sentence}")
-    print(
-        f"{'winner':8} other modes take --workdir={directory} for {chosen}: --mode=predict, report"
-    )
-    print(f"{'files':8} {directory}/comparison.csv, comparison.png")
+    return reason
 
 
 def describe_missed(chosen: str, found: Mapping[str, Score], scored: Texts) -> list[str]:

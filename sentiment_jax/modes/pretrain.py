@@ -15,6 +15,7 @@ from sentiment_jax.config.recipes import read_recipe
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.modes.train import complete
+from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage.metrics_log import check_tensorboard
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.fit import AfterEpoch
@@ -47,7 +48,7 @@ def print_next(run: Run, experiment: Experiment) -> None:
     settings["batch_size"] = min(few or 1, theirs["batch_size"])
     changes = [f"--config.{n}={value}" for n, value in settings.items() if value != theirs[n]]
     command = [f"--config={recipe}", f"--workdir={run.directory.path}-tuned", *changes]
-    print(f"{'next':8} fine-tune from it:\npython -m sentiment_jax.main {shlex.join(command)}")
+    print_line("next", f"fine-tune from it:\npython -m sentiment_jax.main {shlex.join(command)}")
 
 
 def pretrain(

@@ -20,6 +20,7 @@ from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.config.stored import flatten, replace_settings
 from sentiment_jax.errors import InputError, Interrupted, InUse, RunError, describe_shortage
 from sentiment_jax.modes.train import complete
+from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_csv, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -165,12 +166,9 @@ class SweepProgress:
             f"{axis} {', '.join(format_value(axis, value) for value in values)}"
             for axis, values in sweep.axes.items()
         )
-        print(
-            f"{'sweep':8} {sweep.directory}: {sweep.procedure} of {axes}\n"
-            f"{'':8} the best by validation again with {_seeds(sweep)}\n"
-            f"{'':8} {self._total} trials, {self._ended_before} of them had ended before",
-            flush=True,
-        )
+        print_line("sweep", f"{sweep.directory}: {sweep.procedure} of {axes}")
+        print_line("", f"the best by validation again with {_seeds(sweep)}")
+        print_line("", f"{self._total} trials, {self._ended_before} of them had ended before")
 
     def update(self, trials: Sequence[Trial]) -> bool:
         """Print a line for each trial of a stage that has newly ended; return if any is open."""
@@ -211,7 +209,7 @@ def _conclude(sweep: Sweep) -> None:
     for row in rows:
         if row["reason"]:
             row["status"] = f"failed at step {row['step']}"
-            print(f"{'failed':8} {row['run']}: {row['reason']}")
+            print_line("failed", f"{row['run']}: {row['reason']}")
     columns = ["stage", *sweep.columns, "status", "best_epoch", "val_loss", "val_accuracy"]
     columns += ["test_loss", "test_accuracy", "reason", "run"]  # no times, which differ
     table = ([row[column] for column in columns] for row in rows)
@@ -222,20 +220,20 @@ def _conclude(sweep: Sweep) -> None:
             f"{len(results)} of the {len(trials)} trials of the {trials[0].stage} stage finished: "
             f"see {sweep.directory}/table.csv; delete failed.json of a trial to try it again"
         )
-    print(f"{'best':8} {in_words(trials[0].setting)}")
+    print_line("best", f"{in_words(trials[0].setting)}")
     seeds = f"(mean and standard deviation over {_seeds(sweep)})"
-    print(f"{'test':8} accuracy {_mean_test_accuracy(results)} {seeds}")
+    print_line("test", f"accuracy {_mean_test_accuracy(results)} {seeds}")
     linear = {  # one for each split: it has no seed
         trial.config.data.split_seed: trial.content["linear_baseline"]
         for trial in trials
         if "linear_baseline" in trial.content
     }
     if sweep.split_seeds and len(linear) == len(sweep.split_seeds):
-        print(f"{'':8} the linear baseline {_mean_test_accuracy(linear.values())}")
+        print_line("", f"the linear baseline {_mean_test_accuracy(linear.values())}")
     winner = f"{find_run(sweep.directory)}, its best seed by validation"
-    print(f"{'winner':8} {winner}: other modes take --workdir={sweep.directory} for it")
+    print_line("winner", f"{winner}: other modes take --workdir={sweep.directory} for it")
     report = "" if sweep.split_seeds else "; --mode=report makes tables, plots and a page"
-    print(f"{'files':8} {sweep.directory}/table.csv{report}")
+    print_line("files", f"{sweep.directory}/table.csv{report}")
 
 
 def _mean_test_accuracy(results: Iterable[Mapping[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.texts import Split, stratified_sample
 from sentiment_jax.modes.predict import describe_unknown, print_texts
 from sentiment_jax.runtime import devices, processes, terminal
+from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage.metrics_log import check_tensorboard, read_metrics
 from sentiment_jax.training import checks, compilation, console, results
 from sentiment_jax.training.advice import advise
@@ -167,7 +168,7 @@ def print_summary(
     console.print_linear_baseline(result)
     console.warn_of_chance(experiment.config, run.directory, result)
     for sentence in result["advice"]:
-        print(f"{'advice':8} {sentence}")
+        print_line("advice", sentence)
     test = experiment.texts["test"]
     sample = stratified_sample(test, count=EXAMPLES, seed=experiment.config.data.split_seed)
     rows = np.flatnonzero(np.isin(test.hashes, sample.hashes))[:EXAMPLES]
@@ -177,7 +178,7 @@ def print_summary(
     )
     shares = unknown_shares(model.tokenizer, model.encode(examples))
     print_texts(examples.texts, predictions, [*map(describe_unknown, shares)])
-    print(f"{'files':8} {run.directory.path}/result.json, curves.png, predictions.csv")
+    print_line("files", f"{run.directory.path}/result.json, curves.png, predictions.csv")
 
 
 def dry_run(recipe: ConfigDict, task: Task | None = None) -> None:
@@ -198,7 +199,7 @@ def print_steps(experiment: Experiment) -> None:
     """Compile every step that training and its evaluations may take; print what each needs."""
     limit = devices.memory_limit()
     each = f", {compilation.mebibytes(limit)} each" if limit else ""
-    print(f"{'device':8} {console.describe_devices()}{each}")
+    print_line("device", f"{console.describe_devices()}{each}")
     line = "{:8} {:10} {:>16} {:>14} {:>11}".format
     print(line("step", "", "rows x tokens", "peak memory", "compiled in"))
     for mode in compilation.modes_of(experiment.config):

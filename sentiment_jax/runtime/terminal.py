@@ -62,6 +62,11 @@ def protect_output() -> None:
         setattr(sys, name, Unbreakable(stream))
 
 
+def print_line(name: str, text: str) -> None:
+    """Print a line of a run: a name, or none, in a column of its own, then the text."""
+    print(f"{name:8} {text}", flush=True)
+
+
 def warn(text: str) -> None:
     """Write one line to stderr, from the main process alone; progress bars make room for it."""
     from tqdm import tqdm

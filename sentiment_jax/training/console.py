@@ -10,12 +10,13 @@ from tqdm import tqdm
 from sentiment_jax.config.schema import FEW_CLASSES, Config, EncoderConfig
 from sentiment_jax.data.kinds import LabelKind
 from sentiment_jax.huggingface.weights import LoadReport
+from sentiment_jax.models.outputs import output_of
 from sentiment_jax.models.parameters import count_parameters
 from sentiment_jax.runtime import processes, terminal
+from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.experiment import Experiment, Validation
 from sentiment_jax.training.metrics import mcc_by_chance, worst_classes
-from sentiment_jax.training.objectives.binary_cross_entropy import loss_of
 from sentiment_jax.training.progress import Progress, Sums, averages
 
 FEW_STEPS = 5  # after which the time of an epoch is known
@@ -44,7 +45,7 @@ def warn_of_chance(config: Config, directory: RunDirectory, result: Mapping[str,
         scores = result[split]
         loss = scores["loss"]
         total = scores["examples"]
-        classes = loss_of(config.data).outcomes(len(metrics["classes"]))
+        classes = output_of(config.data).outcomes(len(metrics["classes"]))
         chance = mcc_by_chance(total)
         if metrics["mcc"] <= chance or loss > 10 * math.log(classes):
             terminal.warn_once(
@@ -68,21 +69,21 @@ def describe_training(
     experiment.task.describe(experiment)
     size = experiment.tokenizer.get_vocab_size()
     parameters = count_parameters(experiment.model)
-    print(f"{'model':8} {model.name}, {parameters:,} parameters, {size:,} token types")
+    print_line("model", f"{model.name}, {parameters:,} parameters, {size:,} token types")
     if report:
-        print(f"{'weights':8} {len(report.loaded)} loaded from {report.files}")
+        print_line("weights", f"{len(report.loaded)} loaded from {report.files}")
         for kind, names in (("new", report.new), ("unused", report.unused)):
-            print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
+            print_line("", f"{len(names)} {kind}: {', '.join(names) or 'none'}")
         if size < model.vocab_size:
             terminal.warn_once(
                 f"the tokenizer has {size:,} of the weights' {model.vocab_size:,} token types"
             )
-    print(f"{'device':8} {describe_devices()}")
+    print_line("device", f"{describe_devices()}")
     steps = epochs * experiment.steps_per_epoch
     standing = f"{steps:,} steps"
     if progress.step:
         standing = f"resuming at step {progress.step:,} of {steps:,}"
-    print(f"{'run':8} {directory.path}, {epochs} epochs, {standing}", flush=True)
+    print_line("run", f"{directory.path}, {epochs} epochs, {standing}")
 
 
 def describe_devices() -> str:
@@ -122,10 +123,8 @@ def print_scores(
 ) -> None:
     """Print one aligned line: accuracy, loss, what is `more`, the number of examples."""
     more = f" {more}" if more else ""
-    print(
-        f"{split:8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}{more}  on "
-        f"{scores['examples']:,} {unit} ({remark})"
-    )
+    measured = f"accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}{more}"
+    print_line(split, f"{measured}  on {scores['examples']:,} {unit} ({remark})")
 
 
 def print_linear_baseline(result: dict[str, Any]) -> None:
@@ -139,12 +138,10 @@ def print_linear_baseline(result: dict[str, Any]) -> None:
     model = f"TF-IDF of {baseline['ngrams']}, logistic regression, C {baseline['C']:g}"
     print_scores("linear", scores, f"{model}, {baseline['seconds']:.1f} s", more=more)
     doubt = "" if p < 0.05 else ": not shown to differ"
-    print(f"{'':8} the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}{doubt}")
+    print_line("", f"the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}{doubt}")
     if "folds" in result:
-        print(
-            f"{'':8} cross-validated it has {baseline['val']['accuracy']:.4f}, the model "
-            f"{result['val']['accuracy']:.4f}"
-        )
+        own = f"the model {result['val']['accuracy']:.4f}"
+        print_line("", f"cross-validated it has {baseline['val']['accuracy']:.4f}, {own}")
 
 
 def print_metrics(kind: LabelKind, measured: dict[str, Any]) -> None:
@@ -159,19 +156,15 @@ def print_metrics(kind: LabelKind, measured: dict[str, Any]) -> None:
         return
     low, high = measured["accuracy_interval"]
     shown = ((name, measured.get(name.lower().replace(" ", "_"))) for name in AVERAGES)
-    print(
-        f"{'':8} accuracy is from {low:.4f} to {high:.4f} (95 %); always saying "
-        f"{kind.majority(examples)} gives "
-        f"{measured['majority_baseline']:.4f}\n{'':8} "
-        + ", ".join(f"{name} {value:.4f}" for name, value in shown if value is not None)
-    )
+    always = f"always saying {kind.majority(examples)} gives {measured['majority_baseline']:.4f}"
+    print_line("", f"accuracy is from {low:.4f} to {high:.4f} (95 %); {always}")
+    known = (f"{name} {value:.4f}" for name, value in shown if value is not None)
+    print_line("", ", ".join(known))
     names = worst_classes(classes)  # result.json has all
     for name in names[:FEW_CLASSES]:
         metrics = classes[name]
-        print(
-            f"{'':8} {name}: precision {metrics['precision']:.4f}, recall {metrics['recall']:.4f} "
-            f"of {metrics['examples']:,} texts"
-        )
+        recall = f"recall {metrics['recall']:.4f} of {metrics['examples']:,} texts"
+        print_line("", f"{name}: precision {metrics['precision']:.4f}, {recall}")
     if others := [classes[name]["recall"] for name in names[FEW_CLASSES:]]:
         more = "1 more class" if len(others) == 1 else f"{len(others)} more classes"
-        print(f"{'':8} and {more}, recall from {others[0]:.4f} to {max(others):.4f}")
+        print_line("", f"and {more}, recall from {others[0]:.4f} to {max(others):.4f}")

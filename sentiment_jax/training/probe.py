@@ -67,7 +67,7 @@ def _fit_last_layer(
     with terminal.progress_bar(None, "fitting the last layer"):
         layer = _fit(experiment, features, choose, tol=1e-6)
     logits = features @ layer["kernel"] + layer["bias"]
-    probabilities = experiment.loss.probabilities(logits)
+    probabilities = experiment.output.probabilities(logits)
     return {**params, "classifier": layer}, np.asarray(probabilities)
 
 

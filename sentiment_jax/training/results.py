@@ -8,6 +8,7 @@ from sentiment_jax.config.schema import SELECTED_BY
 from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.models.parameters import count_parameters
 from sentiment_jax.runtime import terminal
+from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import console
@@ -130,6 +131,6 @@ def print_validation(experiment: Experiment, result: Mapping[str, Any]) -> None:
         return
     texts = len(experiment.encoded["train"])
     epochs = result["epochs"]
-    print(f"{'val':8} none: trained on all {texts:,} texts for the {epochs} epochs set")
+    print_line("val", f"none: trained on all {texts:,} texts for the {epochs} epochs set")
     if config.early_stopping_patience:
-        print(f"{'':8} early_stopping_patience did nothing: it needs texts held out")
+        print_line("", "early_stopping_patience did nothing: it needs texts held out")

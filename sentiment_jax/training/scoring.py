@@ -19,10 +19,10 @@ from jaxtyping import Array, Float32
 from sentiment_jax.data import batches
 from sentiment_jax.data.batches import Rows
 from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.models.outputs import SOFTMAX, Softmax
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.training.metrics import score_probabilities
-from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.objective import Batch, classify
 from sentiment_jax.training.trained_model import Classifier
 
@@ -56,7 +56,7 @@ def score_texts(
     losses = np.full(len(encoded), np.nan)
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
     examples = 0
-    step = make_eval_step(classifier.model, classifier.loss)
+    step = make_eval_step(classifier.model, classifier.output)
     for rows, outputs in apply(step, classifier, params, encoded, description, stop, batch_size):
         losses[rows] = devices.fetch(outputs[0])[: len(rows)]
         probabilities[rows] = devices.fetch(outputs[1])[: len(rows)]
@@ -111,12 +111,12 @@ def plan_pass(classifier: Classifier, encoded: Encoded, batch_size: int) -> batc
 
 
 @functools.lru_cache(maxsize=8)
-def make_eval_step(model: nn.Module, loss: Classification) -> Wrapped:
+def make_eval_step(model: nn.Module, output: Softmax = SOFTMAX) -> Wrapped:
     """Return the jitted (params, batch) -> losses [batch], probabilities [batch, classes]."""
 
     def eval_step(params: Any, batch: Batch) -> tuple[Array, Array]:
         logits = classify(model, params, batch, None)
-        losses, _ = loss.score(logits, batch)
-        return losses, loss.probabilities(logits)
+        losses, _ = output.score(logits, batch)
+        return losses, output.probabilities(logits)
 
     return jax.jit(eval_step)

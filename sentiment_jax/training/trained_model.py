@@ -19,14 +19,13 @@ from sentiment_jax.data.labels import apply_temperature, same_classes
 from sentiment_jax.data.texts import Texts, list_classes
 from sentiment_jax.data.tokenization import load_run_tokenizer
 from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.models.outputs import Softmax, output_of
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import ARCHITECTURES, build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries, tree_sha256
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.objectives.binary_cross_entropy import loss_of
-from sentiment_jax.training.objectives.classification import Classification
 
 Found = TypeVar("Found")
 BAGS = tuple(2**power for power in range(6, 24))  # padded lengths of bags of n-grams
@@ -53,9 +52,9 @@ class Classifier:
         return kind_of(self.config.data)
 
     @property
-    def loss(self) -> Classification:
-        """The loss of its logits, which are scored and explained by it."""
-        return loss_of(self.config.data)
+    def output(self) -> Softmax:
+        """What its logits mean."""
+        return output_of(self.config.data)
 
     @property
     def buckets(self) -> tuple[int, ...]:

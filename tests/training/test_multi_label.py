@@ -13,11 +13,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from sentiment_jax.data.kinds import MultiLabel
 from sentiment_jax.data.labels import apply_temperature
+from sentiment_jax.models.outputs import SIGMOIDS, binary_cross_entropy
 from sentiment_jax.training.metrics import fit_temperature, measure, score_probabilities
-from sentiment_jax.training.objectives.binary_cross_entropy import (
-    BinaryCrossEntropy,
-    binary_cross_entropy,
-)
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.steps import create_state, make_train_step
 from sentiment_jax.training.tasks.multi_label import fit
 
@@ -113,7 +111,7 @@ def test_the_loss_is_the_mean_binary_cross_entropy_with_scikit_learns_weights():
     labels, _ = draw()
     logits = np.random.default_rng(1).normal(size=labels.shape).astype(np.float32)
     p = scipy.special.expit(logits.astype(float))
-    own = BinaryCrossEntropy.balanced_weights(labels)
+    own = SIGMOIDS.balanced_weights(labels)
     losses = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), own)
     weights = [compute_sample_weight("balanced", true) for true in labels.T]
     columns = zip(labels.T, p.T, weights, strict=True)
@@ -134,7 +132,7 @@ def test_three_steps_are_those_of_pytorch():
     batch = {name: batch[name] for name in ("token_ids", "lengths", "labels")}
     batch["weights"] = jnp.ones(len(expected["labels"]))
     optimizer = golden.plain_optimizer(name="adam")
-    step = make_train_step(model, optimizer, BinaryCrossEntropy())
+    step = make_train_step(model, optimizer, Classification(output=SIGMOIDS))
     state = create_state(params, optimizer, 0)
     losses = []
     for _ in range(3):
@@ -156,13 +154,13 @@ def test_a_row_of_padding_counts_for_nothing():
     model, params = golden.load("bert")
     params = jax.tree.map(jnp.asarray, params)
     key = jax.random.key(0)
-    sums = BinaryCrossEntropy()(model, params, batch, key, deterministic=True)
+    sums = Classification(output=SIGMOIDS)(model, params, batch, key, deterministic=True)
     alone = {name: value[:1] for name, value in batch.items()}
-    expected = BinaryCrossEntropy()(model, params, alone, key, deterministic=True)
+    expected = Classification(output=SIGMOIDS)(model, params, alone, key, deterministic=True)
     assert sums["examples"] == 1
     np.testing.assert_allclose(sums["loss"], expected["loss"], rtol=1e-5)
     soft = alone | {"targets": jnp.array([[0.8, 0.3]])}
-    found = BinaryCrossEntropy()(model, params, soft, key, deterministic=True)["loss"]
+    found = Classification(output=SIGMOIDS)(model, params, soft, key, deterministic=True)["loss"]
     p = scipy.special.expit(np.float64(golden.logits(model, params, alone)[0]))
     loss = -np.mean([0.8, 0.3] * np.log(p) + [0.2, 0.7] * np.log(1 - p))
     assert found == pytest.approx(loss, abs=1e-5)

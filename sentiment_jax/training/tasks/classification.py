@@ -19,6 +19,7 @@ from sentiment_jax.data.tokenization import unknown_id
 from sentiment_jax.data.unlabeled import NOTHING, unlabeled_texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
+from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage.run_directory import RunDirectory, find_teachers
 from sentiment_jax.storage.selection import Ranking
 from sentiment_jax.training import metrics, scoring, steps
@@ -84,14 +85,13 @@ def prepare(
     )
 
 
-def make_objective(
-    experiment: Experiment, kind: type[Classification] = Classification
-) -> Classification:
-    """Return the cross-entropy of a kind, with weights if the classes have any."""
-    contrastive = experiment.config.contrastive
-    if experiment.config.class_weights == "none":
-        return kind(contrastive=contrastive)
-    return kind(kind.balanced_weights(experiment.encoded["train"].labels), contrastive)
+def make_objective(experiment: Experiment) -> Classification:
+    """Return the cross-entropy, with weights if the classes have any."""
+    output = experiment.output
+    weights = ()
+    if experiment.config.class_weights != "none":
+        weights = output.balanced_weights(experiment.encoded["train"].labels)
+    return Classification(weights, experiment.config.contrastive, output)
 
 
 def make_train_step(experiment: Experiment) -> Wrapped:
@@ -171,7 +171,7 @@ def describe(experiment: Experiment) -> None:
             numbered = f"{list_classes(classes)}; several per text, or none"
         elif len(classes) == 2:
             numbered += f"; {classes[1]} is positive"
-        print(f"{'labels':8} {numbered}")
+        print_line("labels", numbered)
     for name, by_class in statistics["counts"].items():
         counts = list(by_class.values())
         if experiment.kind.is_binary(len(classes)):
@@ -182,16 +182,14 @@ def describe(experiment: Experiment) -> None:
             described = f"{len(classes)} classes of {min(counts):,} to {max(counts):,}"
         cut = f"{statistics['truncated'][name]:6.2%} truncated to {data.max_length} tokens"
         cut = "" if experiment.counts_ngrams else f", {cut} ({data.truncation})"
-        print(
-            f"{'data' if name == 'train' else '':8} {name:5} {statistics['reviews'][name]:>6,} "
-            f"texts, {described}{cut}"
-        )
+        count = f"{name:5} {statistics['reviews'][name]:>6,} texts"
+        print_line("data" if name == "train" else "", f"{count}, {described}{cut}")
     if data.teacher:
         print(f"{'':14} {statistics['unlabeled']:>6,} unlabeled, labeled by {data.teacher}")
-    print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
+    print_line("", f"source {statistics['source']}, hash {statistics['data_hash'][:12]}")
     copies = ", ".join(f"{n} in {split}" for split, n in statistics["duplicates"].items())
     shared = statistics["shared"]["train_test"]
-    print(f"{'':8} duplicates: {copies}; test texts also in train: {shared}")
+    print_line("", f"duplicates: {copies}; test texts also in train: {shared}")
     _warn_of_data(experiment)
 
 
@@ -201,7 +199,7 @@ CLASSIFICATION = Task(
     prepare=prepare,
     make_objective=make_objective,
     make_train_step=make_train_step,
-    make_eval_step=lambda of: scoring.make_eval_step(of.model, of.loss),
+    make_eval_step=lambda of: scoring.make_eval_step(of.model, of.output),
     validate=validate,
     make_ranking=Ranking.of,
     describe=describe,

@@ -1,11 +1,9 @@
 """Multi-label classification: a sigmoid, a threshold and a temperature per label.
 
-What differs from one class per text is here, in objectives/binary_cross_entropy.py and in
-data/kinds.py.
+What differs from one class per text is here, in models/outputs.py and in data/kinds.py.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,7 @@ from sentiment_jax.data.kinds import Labels, Probabilities, rank_positive
 from sentiment_jax.data.labels import apart
 from sentiment_jax.training.experiment import Experiment, Task
 from sentiment_jax.training.metrics import fit_temperature
-from sentiment_jax.training.objectives.binary_cross_entropy import BinaryCrossEntropy
-from sentiment_jax.training.tasks.classification import CLASSIFICATION, make_objective
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 FEW = 10  # validation texts with a label, or without: too few to choose its threshold by
 
@@ -46,7 +43,6 @@ def prepare(*given: Any, **named: Any) -> Experiment:
 MULTI_LABEL = dataclasses.replace(
     CLASSIFICATION,
     prepare=prepare,
-    make_objective=functools.partial(make_objective, kind=BinaryCrossEntropy),
     fit=fit,
     probe_weight=40.0,
     describe_scores=lambda config, scores: f" macro F1 {scores['macro_f1']:.4f}",

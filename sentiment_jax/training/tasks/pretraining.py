@@ -31,7 +31,7 @@ from sentiment_jax.data.dataset import Dataset
 from sentiment_jax.data.encoding import WHOLE, Encoded, encode
 from sentiment_jax.data.tokenization import framing, special_tokens
 from sentiment_jax.errors import InputError, TooLittleText
-from sentiment_jax.runtime.terminal import progress_bar
+from sentiment_jax.runtime.terminal import print_line, progress_bar
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.storage.selection import BY_LOSS
 from sentiment_jax.training import scoring
@@ -144,12 +144,13 @@ def describe(experiment: Experiment) -> None:
     length = experiment.config.data.max_length
     for name, encoded in experiment.encoded.items():
         kinds = statistics["counts"][name]
-        print(
-            f"{'data' if name == 'train' else '':8} {name:5} {sum(kinds.values()):>6,} texts, "
-            f"{kinds['unlabeled']:,} unlabeled: {len(encoded):,} segments of at most {length} "
-            f"tokens, {len(encoded.token_ids):,} in all"
+        print_line(
+            "data" if name == "train" else "",
+            f"{name:5} {sum(kinds.values()):>6,} texts, {kinds['unlabeled']:,} unlabeled: "
+            f"{len(encoded):,} segments of at most {length} tokens, {len(encoded.token_ids):,} in "
+            "all",
         )
-    print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
+    print_line("", f"source {statistics['source']}, hash {statistics['data_hash'][:12]}")
 
 
 def arrays(directory: RunDirectory, experiment: Experiment) -> dict[Path, np.ndarray]:

@@ -11,8 +11,7 @@ import pytest
 
 from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.data.texts import of_numbers
-from sentiment_jax.training.objectives.binary_cross_entropy import BinaryCrossEntropy
-from sentiment_jax.training.objectives.classification import Classification
+from sentiment_jax.models.outputs import SIGMOIDS, SOFTMAX
 from sentiment_jax.training.objectives.contrastive import TEMPERATURE, contrastive_loss
 from sentiment_jax.training.objectives.objective import classify, classify_with_features
 from sentiment_jax.training.steps import create_state, make_train_step
@@ -78,20 +77,20 @@ def make_batch():
     }
 
 
-@pytest.mark.parametrize("objective", [Classification, BinaryCrossEntropy])
+@pytest.mark.parametrize("output", [SOFTMAX, SIGMOIDS])
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_training_minimizes_both_losses_and_logs_the_cross_entropy(objective, pooling):
+def test_training_minimizes_both_losses_and_logs_the_cross_entropy(output, pooling):
     model = golden.build("bert", pooling=pooling)
     params = golden.random(model)
     batch = make_batch()
     optimizer = OptimizerConfig(name="sgd", weight_decay=0.0, clip_norm=0.0)
-    step = make_train_step(model, optimizer, objective(contrastive=3.0))
+    step = make_train_step(model, optimizer, Classification(contrastive=3.0, output=output))
     state = create_state(golden.random(model), optimizer, 0)
     key = jax.random.fold_in(state.key, 0)
 
     @functools.partial(jax.value_and_grad, has_aux=True)
     def both(params):
-        plain = objective()(model, params, batch, key)
+        plain = Classification(output=output)(model, params, batch, key)
         _, features = classify_with_features(model, params, batch, key)
         losses = contrastive_loss(features, batch["labels"], batch["weights"])
         return plain["loss"] + 3.0 * losses.sum(), plain
