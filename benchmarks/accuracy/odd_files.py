@@ -100,7 +100,7 @@ def read(path: Path, wanted: Rows, settings: dict[str, str], flags: str = "") ->
     found = [
         (text, *(name for name, has in zip(of.classes, members, strict=True) if has))
         for of in splits
-        for text, members in zip(of.texts, of.members, strict=True)
+        for text, members in zip(of.texts, of.labels, strict=True)
     ]
     right = sorted(found) == sorted(wanted)
     return ("right" if right else "WRONG") + (f", after{flags}" if flags else "")

@@ -89,13 +89,12 @@ def compare(
     """Complete a comparison; print, draw and return its table, a row per model.
 
     `changes` are of the data, the seed, the encoder's weights and unlabeled text. The directory
-    will hold comparison.json, .csv and .png, and a run for each recipe. The metric to choose by is
-    one of metrics.score_resampled; "" stands for accuracy, or for macro F1 if a class is rare or
-    texts are multi-label. After `stop_after` seconds, the current run is saved and the comparison
-    stops. The columns are the validation accuracy with its 95 % interval, macro F1, the
-    metric if it is another one, the p-value of McNemar's test against the recipe `linear`, the
-    seconds of training, texts per second and the size of the parameters. Errors are those of a
-    training.
+    will hold comparison.json, .csv and .png, and a run for each recipe. `choose_by` is a metric of
+    metrics.score_resampled; "" stands for accuracy, or for macro F1 if a class is rare or texts are
+    multi-label. After `stop_after` seconds, the current run is saved and the comparison stops. The
+    columns are the validation accuracy with its 95 % interval, macro F1, the metric if it is
+    another one, McNemar's p against the recipe `linear`, the seconds of training, texts per second
+    and the size of the parameters. Errors are those of a training.
     """
     recipes, data, dataset = _read(changes, directory)
     by = _metric(choose_by, data, dataset.splits["train"])
@@ -114,8 +113,7 @@ def compare(
             if name == PRETRAIN:
                 _pretrain(recipe, directory / VECTORS, len(text), stop)
                 continue
-            place = _place(directory, name)
-            if not _train(name, recipe, place, dataset, stop):
+            if not _train(name, recipe, place := _place(directory, name), dataset, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
             found[name] = _read_score(trial, scored, by)
