@@ -1,0 +1,30 @@
+"""The splits of a table as files, for programs that are compared on the same rows."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from sentiment_jax.config.recipes import override, read_recipe
+from sentiment_jax.data.dataset import load_dataset
+from sentiment_jax.training.checks import resolve
+
+
+def settings_of(paths: str) -> dict[str, str]:
+    """Return the settings of CSV[:TEST[:VALIDATION]]."""
+    names = ("data.path", "data.test_path", "data.validation_path")
+    return dict(zip(names, paths.split(":"), strict=False))
+
+
+def write(settings: Mapping[str, str], folder: Path, weights: str) -> dict[str, int]:
+    """Write train.csv, val.csv and test.csv as `encoder` splits the table; return their sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {name: int(value) if value.isdigit() else value for name, value in settings.items()}
+    recipe = override(read_recipe("encoder"), values | {"model.pretrained": weights})
+    dataset = load_dataset(resolve(recipe).data)
+    for name, split in dataset.splits.items():
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            labels = (split.classes[i] for i in split.labels)
+            writer.writerows(zip(split.texts, labels, strict=True))
+    return {name: len(split) for name, split in dataset.splits.items()}
