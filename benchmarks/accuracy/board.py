@@ -92,23 +92,26 @@ def average(table: Sequence[Mapping[str, str]]) -> pandas.DataFrame:
     return means.mean(skipna=False).dropna().sort_values("seconds").reset_index()
 
 
-def draw(board: pandas.DataFrame, path: Path) -> None:
+def draw(board: pandas.DataFrame, budgets: Sequence[float], path: Path) -> None:
     """Draw accuracy against seconds for each table; a line has the best so far."""
     pairs = zip(figures.COLORS, figures.MARKERS, strict=True)
     styles = dict(zip(sorted({*board.entry}), itertools.cycle(pairs), strict=False))
     tables = dict([*board.groupby("data")])
+    handles = {}
     with figures.panels(path, figures.WIDTH, 2.4 * len(tables) + 0.9, nrows=len(tables)) as panels:
         for axes, (data, scores) in zip(panels[:, 0], tables.items(), strict=True):
             best = scores.accuracy.cummax()
             axes.step(scores.seconds, best, where="post", color="0.6", zorder=0)
             for row in scores.itertuples():
                 color, marker = styles[row.entry]
-                axes.plot(row.seconds, row.accuracy, marker, color=color, label=row.entry)
+                axes.plot(row.seconds, row.accuracy, marker, color=color)
+                handles[row.entry] = axes.lines[-1]
             axes.set(title=data, xscale="log", ylabel="test accuracy")
+            axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+            axes.minorticks_off()
             axes.grid()
         axes.set_xlabel("seconds of the whole command")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        axes.figure.legend(handles, labels, loc=figures.BELOW, ncols=3)
+        axes.figure.legend(handles.values(), handles, loc=figures.BELOW, ncols=3)
 
 
 def main() -> None:
@@ -136,7 +139,7 @@ def main() -> None:
         within = board[(board.data == data) & (board.seconds <= budget)]
         best = within.sort_values("accuracy").tail(1)
         print(f"{data}, {budget:g} s:", *best.entry, *best.accuracy.map("{:.4f}".format))
-    draw(board, given.output.with_suffix(".png"))
+    draw(board, given.budget, given.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":
