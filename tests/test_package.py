@@ -6,14 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
 import pytest
-import runs
-from commands import ROOT, python
+from commands import ENVIRONMENT, ROOT, python
+from readme import blocks
+from reviews import write_csv
 
 import sentiment_jax
+from benchmarks.product_reviews import make_rows
 
 # Of other libraries, the package imports from the top level, or from these documented modules.
 MODULES = """
@@ -123,29 +126,46 @@ def test_ci_names_tests_that_are_there(script, array):
 
 
 @pytest.mark.slow
-def test_the_wheel_is_complete_and_runs_from_an_empty_folder(tmp_path):
-    """Nothing is downloaded: the tests' environment has what a build needs."""
+def test_the_package_is_complete_and_runs_from_an_empty_folder(tmp_path):
+    """A wheel, built from the sdist as `python -m build` does; what it requires is here already."""
     source = tmp_path / "source"
-    site = tmp_path / "site"
+    dist = tmp_path / "dist"
+    environment = tmp_path / "environment"
     empty = tmp_path / "empty"
-    ignored = shutil.ignore_patterns("__pycache__", ".*", "results", "tests", "build", "*.egg-info")
+    ignored = shutil.ignore_patterns("__pycache__", ".*", "results", "build", "*.egg-info")
     shutil.copytree(ROOT, source, ignore=ignored)
     empty.mkdir()
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
-    pip += ["--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, f"--target={site}", source], check=True, timeout=200)
+    build = f"import setuptools.build_meta as b; print(b.build_sdist({str(dist)!r}))"
+    name = python("-c", build, cwd=source).stdout.split()[-1]
+    assert name == f"sentiment_jax-{sentiment_jax.__version__}.tar.gz"
+    python("-m", "venv", "--without-pip", environment)
+    (site,) = environment.glob("lib/*/site-packages")
+    (site / "requirements.pth").write_text(sysconfig.get_path("purelib"))
+    inside = environment / "bin" / "python"
+    pip = ("-m", "pip", f"--python={inside}", "--disable-pip-version-check", "install", "-q")
+    python(*pip, "--no-deps", "--no-build-isolation", dist / name, cwd=empty)
     for folder in ("sentiment_jax", "configs"):
-        inside = site / "sentiment_jax" / folder.removeprefix("sentiment_jax")
+        installed = site / "sentiment_jax" / folder.removeprefix("sentiment_jax")
         for path in (source / folder).rglob("*"):
             if path.is_file():
-                assert (inside / path.relative_to(source / folder)).is_file(), path
-    assert not (site / "configs").exists(), "other packages may use that name"
+                assert (installed / path.relative_to(source / folder)).is_file(), path
+    folders = {path.name for path in site.iterdir() if path.is_dir()}
+    assert {name for name in folders if not name.endswith(".dist-info")} == {"sentiment_jax"}
 
-    def command(*arguments):
-        return python(site / "bin" / "sentiment-jax", *arguments, cwd=empty, PYTHONPATH=site).stdout
+    def run(program, *arguments):
+        command = [environment / "bin" / program, *arguments]
+        return subprocess.run(
+            command, cwd=empty, env=ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
 
-    assert command("--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
-    assert "--config=lstm:sample" in command("--help")
-    command("--config=lstm:sample", "--workdir=run", *runs.small_flags())
-    assert "a good film" in command("--mode=predict", "--workdir=run", "--text=a good film")
-    assert "wrote page/report.html" in command("--mode=report", "--workdir=run", "--output=page")
+    assert run("sentiment-jax", "--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
+    assert "--config=lstm:sample" in run("sentiment-jax", "--help")
+    (lines,) = (block.text for block in blocks(ROOT / "README.md") if block.language == "python")
+    assert "p_positive" in run("python", "-c", lines)  # trains the sample's LSTM
+    predict = ("--mode=predict", "--workdir=runs/sample", "--text=a good film")
+    assert "a good film" in run("sentiment-jax", *predict)
+    report = ("--mode=report", "--workdir=runs/sample", "--output=page")
+    assert "wrote page/report.html" in run("sentiment-jax", *report)
+    write_csv(empty / "reviews.csv", make_rows(60), header=("text", "label", "domain"))
+    train = ("--config=linear", "--workdir=linear", "--config.data.path=reviews.csv")
+    assert "test     accuracy" in run("sentiment-jax", *train)

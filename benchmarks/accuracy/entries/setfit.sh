@@ -1,0 +1,1 @@
+"$PEERS" benchmarks/accuracy/peers_torch.py setfit "$FOLDER" "$WEIGHTS" "$SEED"

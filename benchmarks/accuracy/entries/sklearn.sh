@@ -1,0 +1,1 @@
+"$PYTHON" benchmarks/accuracy/peers_torch.py sklearn "$FOLDER" "$WEIGHTS" "$SEED"

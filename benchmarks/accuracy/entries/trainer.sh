@@ -1,0 +1,1 @@
+"$PEERS" benchmarks/accuracy/peers_torch.py trainer "$FOLDER" "$WEIGHTS" "$SEED"

@@ -1,0 +1,29 @@
+"""The splits of a table as files, for programs that are compared on the same rows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas
+
+from sentiment_jax.config.recipes import override, read_recipe
+from sentiment_jax.data.dataset import load_dataset
+from sentiment_jax.training.checks import resolve
+
+
+def settings_of(paths: str) -> dict[str, str]:
+    """Return the settings of CSV[:TEST[:VALIDATION]]."""
+    names = ("data.path", "data.test_path", "data.validation_path")
+    return dict(zip(names, paths.split(":"), strict=False))
+
+
+def write(settings: Mapping[str, str], folder: Path, weights: str) -> dict[str, int]:
+    """Write train.csv, val.csv and test.csv as `encoder` splits the table; return their sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {name: int(value) if value.isdigit() else value for name, value in settings.items()}
+    recipe = override(read_recipe("encoder"), values | {"model.pretrained": weights})
+    dataset = load_dataset(resolve(recipe).data)
+    for name, split in dataset.splits.items():
+        labels = [split.classes[i] for i in split.codes]
+        frame = pandas.DataFrame({"text": split.texts, "label": labels})
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    return {name: len(split) for name, split in dataset.splits.items()}
