@@ -125,16 +125,17 @@ def main() -> None:
     parser.add_argument("--peers", default=sys.executable)
     given = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    table = rows.read(given.output, COLUMNS)
-    done = {tuple(row[name] for name in KEY) for row in table}
+    done = {tuple(row[name] for name in KEY) for row in rows.read(given.output, COLUMNS)}
+    sources = rows.sources(given.data)
     entries = sorted(path.stem for path in ENTRIES.glob("*.sh"))
-    for named, seed, entry in itertools.product(given.data, given.seeds, entries):
-        data, _, paths = named.partition("=")
+    for data, seed, entry in itertools.product(sources, given.seeds, entries):
         if (data, entry, seed) not in done:
             key = dict(zip(KEY, (data, entry, seed), strict=True))
-            table.append(rows.append(given.output, enter(key, splits.settings_of(paths), given)))
-            print(*table[-1].values(), flush=True)
-    board = average(table)
+            settings = dict(setting.split("=", 1) for setting in sources[data])
+            row = enter(key, settings, given)
+            rows.append(given.output, row)
+            print(*row.values(), flush=True)
+    board = average(rows.read(given.output, COLUMNS))
     for data, budget in itertools.product(dict.fromkeys(board.data), given.budget):
         within = board[(board.data == data) & (board.seconds <= budget)]
         best = within.sort_values("accuracy").tail(1)

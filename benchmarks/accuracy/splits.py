@@ -10,12 +10,6 @@ from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.training.checks import resolve
 
 
-def settings_of(paths: str) -> dict[str, str]:
-    """Return the settings of CSV[:TEST[:VALIDATION]]."""
-    names = ("data.path", "data.test_path", "data.validation_path")
-    return dict(zip(names, paths.split(":"), strict=False))
-
-
 def write(settings: Mapping[str, str], folder: Path, weights: str) -> dict[str, int]:
     """Write train.csv, val.csv and test.csv as `encoder` splits the table; return their sizes."""
     folder.mkdir(parents=True, exist_ok=True)

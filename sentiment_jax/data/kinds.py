@@ -109,8 +109,8 @@ class OneClass:
         return predicted if named is None else [named] * len(predicted), predicted, ends
 
     def p_of_labels(self, probabilities: Probabilities, labels: Labels) -> Decisions:
-        """Return the probability of each text's class."""
-        return probabilities[labels][:, None]
+        """Return the probability of each text's class; of the first of texts without labels."""
+        return np.take_along_axis(probabilities, labels.argmax(axis=1)[:, None], axis=1)
 
     def more_scores(self, labels: Labels, predicted: Labels) -> dict[str, float]:
         """Return what result.json has beside loss and accuracy."""
