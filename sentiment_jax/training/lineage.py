@@ -105,7 +105,7 @@ def warn_of_leakage(config: Config, dataset: Dataset) -> None:
 def warn_of_training_texts(run: Path, texts: Texts) -> None:
     """Warn if a run, or one that it descends from, was trained on some of these texts."""
     learned = np.concatenate([*_read_learned(run).values()])
-    shared = np.isin(short_hashes(texts), learned).sum()
+    shared = int(np.isin(short_hashes(texts), learned).sum())
     _warn_of_shared(run, shared, f"these {len(texts):,} texts")
 
 
