@@ -17,6 +17,7 @@ from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.dataset import make_dataset
 from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.texts import Split, Texts, fold_splits
+from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage import files
 from sentiment_jax.storage.run_directory import RunDirectory

@@ -12,6 +12,7 @@ from sentiment_jax.config.schema import AverageConfig, LinearConfig
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import train_word_level
+from sentiment_jax.models.linear import LinearClassifier
 from sentiment_jax.models.parameters import count_parameters
 from sentiment_jax.models.registry import build_model
 

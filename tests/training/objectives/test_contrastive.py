@@ -12,6 +12,7 @@ import pytest
 from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.data.texts import of_numbers
 from sentiment_jax.models.outputs import SIGMOIDS, SOFTMAX
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.contrastive import TEMPERATURE, contrastive_loss
 from sentiment_jax.training.objectives.objective import classify, classify_with_features
 from sentiment_jax.training.steps import create_state, make_train_step
