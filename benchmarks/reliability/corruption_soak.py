@@ -215,4 +215,4 @@ def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(soaks.run("Corruption soak", ("faults", 200), soak))
+    sys.exit(soaks.run("Corruption soak", soak, {"faults": 200, "seed": 0, "output": ""}))

@@ -225,4 +225,5 @@ def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(soaks.run("Kill soak", ("kills", 100), soak, kinds=",".join(KINDS)))
+    flags = {"kills": 100, "seed": 0, "kinds": ",".join(KINDS), "output": ""}
+    sys.exit(soaks.run("Kill soak", soak, flags))

@@ -16,21 +16,18 @@ from sentiment_jax.storage.run_directory import describe_environment
 
 def run(
     title: str,
-    count: tuple[str, int],
     soak: Callable[[argparse.Namespace, Path], tuple[str, list[str]]],
-    **flags: str,
+    flags: dict[str, int | str],
 ) -> int:
-    """Run a soak, print and write its log in Markdown; return the exit code.
+    """Run a soak, print its log in Markdown and write it to `output`; return the exit code.
 
-    `count` is the flag that says how long the soak is, and its default, as in `flags`. The soak is
-    given the flags and an empty folder, and returns its failure, "" if none, and the log's lines.
-    The folder of a failed soak is kept.
+    The soak is given the flags, which have these defaults, and an empty folder. It returns its
+    failure, "" if none, and the log's lines. The folder of a failed soak is kept.
     """
     script = sys.modules["__main__"]
     parser = argparse.ArgumentParser(description=script.__doc__.splitlines()[0])
-    for name, default in dict([count], seed=0, **flags).items():
+    for name, default in flags.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
-    parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
     given = parser.parse_args()
     clock = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="soak_"))
@@ -42,8 +39,8 @@ def run(
     log = "\n".join([f"# {title}", "", f"{head}, {place}", "", *lines]) + "\n"
     print(log)
     if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(log)
+        Path(given.output).parent.mkdir(parents=True, exist_ok=True)
+        Path(given.output).write_text(log)
     if not failure:
         shutil.rmtree(folder, ignore_errors=True)
     return int(bool(failure))

@@ -202,4 +202,5 @@ def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(soaks.run("Kills before a change to the file system", ("kills", 200), soak))
+    flags = {"kills": 200, "seed": 0, "output": ""}
+    sys.exit(soaks.run("Kills before a change to the file system", soak, flags))
