@@ -116,7 +116,7 @@ EXPECTED = {  # words of an error about a flag's value -> what it should be
     "could not convert string to float": "a number",
     "Non-boolean argument": "True or False",
 }
-READERS = {  # modes -> the flags that they alone read
+OWN_FLAGS = {  # modes -> the flags that they alone read
     tuple(NEEDED): ["mode", "config", "workdir"],
     ("train", "pretrain"): ["fresh", "tensorboard", "dry_run"],
     ("train", "pretrain", "compare", "sweep"): ["stop_after"],
@@ -168,7 +168,7 @@ def _help() -> str:
         settings = recipes.describe_settings(CONFIG.value)
         return f"Settings of {file}: flag, value, meaning (what is allowed)\n\n{settings}\n"
     text = HELP
-    for modes, names in READERS.items():
+    for modes, names in OWN_FLAGS.items():
         text += f"\n{'every mode' if len(modes) == len(NEEDED) else ', '.join(modes)}\n"
         lines = {}
         for name in names:
@@ -182,7 +182,7 @@ def _help() -> str:
 
 def check_flags(mode: str) -> None:
     """Raise InputError for a flag that the mode needs and lacks, or that it would ignore."""
-    for modes, names in READERS.items():
+    for modes, names in OWN_FLAGS.items():
         for name in names:
             if flags.FLAGS[name].present and mode not in modes:
                 readers = " and ".join(f"--mode={reader}" for reader in modes)

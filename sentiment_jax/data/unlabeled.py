@@ -17,7 +17,7 @@ from sentiment_jax.storage.files import regular
 MOST_HELD_OUT = 5_000  # unlabeled texts
 NOTHING = Texts.from_texts([])
 KINDS = ("labeled", "unlabeled")
-READERS = {"tfds": read_tfds, "folder": read_folder}  # of the sources with unlabeled text
+WITH_UNLABELED = {"tfds": read_tfds, "folder": read_folder}  # of the sources with unlabeled text
 
 
 def load_text(
@@ -39,8 +39,8 @@ def load_text(
     more = NOTHING
     if unlabeled and path:
         more = read_text(path, data)
-    elif unlabeled and data.source in READERS:
-        (more,) = READERS[data.source](data.path, ["unsupervised"])
+    elif unlabeled and data.source in WITH_UNLABELED:
+        (more,) = WITH_UNLABELED[data.source](data.path, ["unsupervised"])
     first = np.sort(np.unique(more.hashes, return_index=True)[1])
     train = _join((whole if unlabeled else limited).splits["train"], more.take(first))
     held_out = [whole.splits["val"], whole.splits["test"], limited.splits["val"]]

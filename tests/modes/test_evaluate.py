@@ -167,7 +167,7 @@ def score(workdir, split):
     trained = load_run(workdir)
     encoded = CLASSIFICATION.prepare(trained.config, trained.tokenizer).encoded[split]
     scores = scoring.score_texts(trained, trained.params, encoded, split)
-    return scores.probabilities, encoded.labels
+    return scores.probabilities, encoded.labels.argmax(axis=1)
 
 
 def test_a_run_keeps_the_temperature_of_its_best_epochs_validation(run_copy):
