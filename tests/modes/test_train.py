@@ -253,12 +253,11 @@ def test_a_run_ends_with_the_linear_baseline_on_the_same_reviews(tmp_path, capsy
     result = train(config, tmp_path)
     baseline = result["linear_baseline"]
     assert (baseline["val"]["examples"], baseline["test"]["examples"]) == (12, 30)
-    again = linear_baseline(CLASSIFICATION.prepare(resolve(config)).reviews)
+    again = linear_baseline(CLASSIFICATION.prepare(resolve(config)).texts, CLASSIFICATION.fit)
     assert baseline["test"] == again["test"]
     rows = read_table(tmp_path / "predictions.csv")
     correct = np.array([row["label"] == row["predicted"] for row in rows])
-    labels = np.array([int(row["label"]) for row in rows])
-    _, _, p = mcnemar(correct, np.array(again["predicted"]["test"]) == labels)
+    _, _, p = mcnemar(correct, np.array(again["correct"]["test"]))
     assert baseline["mcnemar_p"] == p
     lead = result["test"]["accuracy"] - baseline["test"]["accuracy"]
     first = rf"linear   accuracy {baseline['test']['accuracy']:.4f} .* on 30 texts \(TF-IDF.*\)"
