@@ -28,7 +28,7 @@ from sentiment_jax.data.ngrams import locate_ngrams
 from sentiment_jax.data.texts import Texts
 from sentiment_jax.data.tokenization import framing, special_tokens, unknown_id
 from sentiment_jax.models import linear
-from sentiment_jax.models.outputs import Softmax
+from sentiment_jax.models.outputs import SOFTMAX, Softmax
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.training.trained_model import TrainedModel
 
@@ -84,7 +84,7 @@ def _slopes(
     path: Path,
     nodes: Float[Array, " rows"],
     towards: Int[Array, ""],
-    output: Softmax,
+    output: Softmax = SOFTMAX,
 ) -> tuple[Float[Array, "rows length"], Float[Array, " rows"]]:
     """Return each token's slope of the log-odds at the nodes of a path, and the log-odds there."""
     points = path.start + nodes[:, None, None] * (path.end - path.start)
@@ -104,10 +104,10 @@ def attribute(
     params: Any,
     token_ids: Sequence[int] | Int32[np.ndarray, "tokens *lengths"],
     length: int,
-    output: Softmax,
     fixed: Sequence[int] = (),
     towards: int = 1,
     fillers: Sequence[int] = (),
+    output: Softmax = SOFTMAX,
 ) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
     """Return a text's attributions, and the log-odds of class `towards` of text and baseline.
 
@@ -186,7 +186,7 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     fixed = (*range(len(before)), *range(len(ids) - len(after), len(ids)))
     fillers = [*special_tokens(trained.tokenizer).values()] if kernel else []
     attributions, log_odds, empty_log_odds = attribute(
-        model, trained.params, encoded.token_ids, length, trained.output, fixed, towards, fillers
+        model, trained.params, encoded.token_ids, length, fixed, towards, fillers, trained.output
     )
     encoding = trained.tokenizer.encode(text, add_special_tokens=False)
     data = trained.config.data

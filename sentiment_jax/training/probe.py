@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.stages import Wrapped
 from jaxtyping import Array, Float, Float32, Float64, Int64
@@ -67,7 +68,7 @@ def _fit_last_layer(
     with terminal.progress_bar(None, "fitting the last layer"):
         layer = _fit(experiment, features, choose, tol=1e-6)
     logits = features @ layer["kernel"] + layer["bias"]
-    probabilities = experiment.output.probabilities(logits)
+    probabilities = experiment.output.probabilities(jnp.asarray(logits))
     return {**params, "classifier": layer}, np.asarray(probabilities)
 
 

@@ -19,7 +19,6 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.models.electra import ElectraClassifier
 from sentiment_jax.models.layers import embed_positions
 from sentiment_jax.models.lstm import LstmClassifier
-from sentiment_jax.models.outputs import SOFTMAX
 from sentiment_jax.modes import explain
 from sentiment_jax.modes.predict import TextSource
 from sentiment_jax.storage.files import read_json
@@ -38,11 +37,11 @@ MODELS = {
 def test_attributions_sum_to_the_difference_of_the_logits(name):
     model = MODELS[name]
     params = golden.random(model, 1.0)  # saturates gates: a hard integral, far from a linear one
-    attributions, whole, empty = attribute(model, params, TOKENS, 16, SOFTMAX)
+    attributions, whole, empty = attribute(model, params, TOKENS, 16)
     difference = whole - empty
     assert abs(difference) > 0.05, "no difference, nothing shown"
     assert abs(attributions.sum() - difference) <= 0.01 * abs(difference)
-    short, *_ = attribute(model, params, TOKENS, len(TOKENS), SOFTMAX)
+    short, *_ = attribute(model, params, TOKENS, len(TOKENS))
     np.testing.assert_allclose(attributions, short, atol=1e-4)
     # The endpoints are the model's own, its logits and those of zero vectors, by another program:
     # at about 5, float32's rounding is relative.
@@ -76,7 +75,7 @@ def test_a_linear_models_attributions_are_its_terms(fixed):
     """Those of the positions that the baseline keeps are 0."""
     table = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     params = {"embedding": {"embedding": table}}
-    found, whole, empty = attribute(Linear(), params, TOKENS, 12, SOFTMAX, fixed)
+    found, whole, empty = attribute(Linear(), params, TOKENS, 12, fixed)
     expected = 2 * table[TOKENS] @ np.arange(1, 5)
     np.testing.assert_allclose(whole, expected.sum(), atol=1e-5)
     np.testing.assert_allclose(empty, expected[list(fixed)].sum(), atol=1e-5)
