@@ -246,10 +246,10 @@ def test_thresholds_are_shares_to_the_power_of_the_best_scores():
         scores[power] = np.mean(predicted == labels) + macro
     best = max(scores, key=scores.get)
     assert 0 < best < 1, scores
-    found = classification.fit(labels, p)["thresholds"]
+    found = classification.fit(of_numbers(labels, 3), p)["thresholds"]
     np.testing.assert_allclose(found, shares**best / np.sum(shares**best))
     even = np.repeat([0, 1, 2], 60).astype(np.int32)
-    assert "thresholds" not in classification.fit(even, p[:180])
+    assert "thresholds" not in classification.fit(of_numbers(even, 3), p[:180])
 
 
 def test_a_rare_class_has_a_threshold_that_every_mode_uses(

@@ -105,7 +105,8 @@ def test_its_first_steps_are_the_packages(minimal, folder, table, monkeypatch):
             network, optimizer, trained, frozen, opt_state, batch
         )
         planned = PlannedBatch(rows, batch["ids"].shape[1])
-        same = make_batch(encoded, planned, 32) | {"labels": batch["labels"]}
+        one_hot = np.eye(len(classes), dtype=bool)[batch["labels"]]
+        same = make_batch(encoded, planned, 32) | {"labels": one_hot}
         np.testing.assert_array_equal(same["token_ids"], batch["ids"])
         state, metrics = train_step(state, same, np.float32(learning_rate(step)))
         assert metrics["examples"] == len(rows)

@@ -153,6 +153,7 @@ def test_a_class_without_training_reviews_and_an_empty_split_are_scored():
 def test_a_rare_class_neither_warns_nor_decides_about_c(rare, monkeypatch, recwarn):
     monkeypatch.setattr(linear_model, "C", (1e-3, 30.0))
     of_three = of_three_classes([*[2] * rare, *make_reviews(90).codes.tolist()[rare:]])
-    found = linear_baseline({"train": of_three, "test": make_reviews(30)})
+    test = of_three_classes(make_reviews(30).codes.tolist())
+    found = linear_baseline({"train": of_three, "test": test})
     assert found["C"] == 30, "the first of the grid: no score was finite"
     assert not recwarn.list

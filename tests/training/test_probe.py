@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import golden
 import jax
@@ -33,6 +34,7 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training import probe
 from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.resume import initial_params
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
@@ -344,8 +346,9 @@ def test_each_label_starts_from_a_fit_of_its_own():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(80, 5)).astype(np.float32)
     labels = np.stack([features[:, 0] > 0, features[:, 1] > 1, np.zeros(80, bool)], axis=1)
-    experiment = SimpleNamespace(
-        config=Config(), kind=MultiLabel(), encoded={"train": SimpleNamespace(labels=labels)}
+    train_split = SimpleNamespace(labels=labels)
+    experiment = Mock(
+        Experiment, config=Config(), kind=MultiLabel(), encoded={"train": train_split}
     )
     layer = probe._fit(experiment, features, lambda labels, classes: 1.0)
     for i in range(2):
