@@ -42,7 +42,7 @@ def start(*arguments, **options):
     return subprocess.Popen([*MAIN, *map(str, arguments)], **settings | options)
 
 
-def python(*arguments, cwd=ROOT, code=0, **environment):
+def python(*arguments, cwd=ROOT, code=0, seconds=280, **environment):
     """Run Python to its end, which must have this exit code; a variable that is None is unset."""
     variables = {**ENVIRONMENT, **environment}
     done = subprocess.run(
@@ -51,7 +51,7 @@ def python(*arguments, cwd=ROOT, code=0, **environment):
         env={name: str(value) for name, value in variables.items() if value is not None},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=seconds,
     )
     assert done.returncode == code, done.stderr
     return done

@@ -75,8 +75,9 @@ def test_a_process_keeps_its_rows_if_the_job_fails(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a process for each of the jobs
 def test_every_job_comes_to_its_end_at_toy_sizes(tmp_path):
-    python("-m", "benchmarks.speed.accelerator", "--toy", f"--output={tmp_path}")
+    python("-m", "benchmarks.speed.accelerator", "--toy", f"--output={tmp_path}", seconds=1180)
     found = {name: read_json(tmp_path / "jobs" / f"{name}.json") for name in JOBS}
     if not importlib.util.find_spec("torch"):
         assert "ended before it answered" in found.pop("torch-512")["error"]
