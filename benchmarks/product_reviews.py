@@ -45,8 +45,9 @@ def make_review(
     def statement(praises: bool) -> str:
         if rng.random() < 0.25:
             return rng.choice(words["facts"][domain][not praises].split(";"))
-        good, bad = (words["good"], words["bad"])[:: 1 if praises else -1]
-        kinds = {"{good}": good, "{bad}": bad}
+        kinds = {"{good}": words["good"], "{bad}": words["bad"]}
+        if not praises:
+            kinds = {"{good}": words["bad"], "{bad}": words["good"]}
         text = rng.choice(words["opinions"])
         for kind, adjectives in kinds.items():
             while kind in text:

@@ -118,7 +118,7 @@ def compare(
     changes: Mapping[str, Any] | None = None,
     choose_by: str = "",
 ) -> pandas.DataFrame:
-    """Train the recipes for one's own texts on the same texts, and test the one to use.
+    """Train the recipes for one's own texts on the same splits, and test the one to use.
 
     Args:
       workdir: will hold a run for each recipe; `load(workdir)` returns the chosen one.

@@ -23,7 +23,7 @@ MODULES = """
 absl.logging flax.linen flax.struct jax.experimental jax.numpy jax.sharding jax.stages jax.typing
 matplotlib.figure matplotlib.patches ml_collections.config_dict numpy.lib.stride_tricks
 orbax.checkpoint orbax.checkpoint.experimental safetensors.numpy scipy.sparse scipy.special
-sklearn.feature_extraction.text sklearn.linear_model sklearn.model_selection
+sklearn.feature_extraction.text sklearn.linear_model sklearn.metrics sklearn.model_selection
 """
 PRIVATE = {"jax._src.cudnn.fused_attention_stablehlo"}  # in a test, which can do without it
 MODES = ", ".join(f"sentiment_jax.modes.{m}" for m in ("train", "evaluate", "predict", "sweep"))

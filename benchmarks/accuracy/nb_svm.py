@@ -82,9 +82,10 @@ class Features:
     def _find(self, reviews: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Return every n-gram as a number, and the index of its review."""
         encoded = encode(self.tokenizer, reviews, WHOLE, "head")
-        ids, base = encoded.token_ids, self.tokenizer.get_vocab_size()
+        base = self.tokenizer.get_vocab_size()
         orders = range(1, self.order + 1)
-        numbers = np.array([ngram_keys(ids, encoded.offsets, n, base) for n in orders])
+        keys = [ngram_keys(encoded.token_ids, encoded.offsets, n, base) for n in orders]
+        numbers = np.array(keys)
         rows = np.broadcast_to(np.repeat(np.arange(len(reviews)), encoded.lengths), numbers.shape)
         return numbers[numbers >= 0], rows[numbers >= 0]
 

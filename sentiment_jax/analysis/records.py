@@ -15,7 +15,7 @@ from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.labels import same_classes
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.run_directory import SWEEP_FILE, VECTORS, RunDirectory, kind_of
+from sentiment_jax.storage.run_directory import SWEEP_FILE, VECTORS, RunDirectory, directory_kind
 from sentiment_jax.storage.selection import BY_ACCURACY, Ranking
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, in_words
@@ -155,7 +155,7 @@ def _read_groups(paths: Iterable[Path]) -> list[Group]:
     groups = []
     runs = collections.defaultdict(list)  # by their config without the seed, and their data
     for path in paths:
-        if kind_of(path) == "sweep":
+        if directory_kind(path) == "sweep":
             sweep = plan.read_sweep(path)
             stages = {trials[0].stage: trials for trials in sweep.stages()}
             groups.append(Group(path.resolve().name, stages.pop(FINAL, []), stages, sweep))
@@ -181,8 +181,8 @@ def _find(directory: Path) -> list[Path]:
     if parts == [True, True, False]:
         raise InputError(f"{directory} is a sweep without {SWEEP_FILE}: run its command again")
     for paths in [directory], sorted(directory.iterdir()):
-        found = [path for path in paths if kind_of(path) in ("sweep", "run")]
-        if kind_of(directory) == "comparison":
+        found = [path for path in paths if directory_kind(path) in ("sweep", "run")]
+        if directory_kind(directory) == "comparison":
             found = [path for path in found if path.name != VECTORS]
         if found:
             return found

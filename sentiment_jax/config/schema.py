@@ -323,7 +323,7 @@ class PretrainConfig:
         choices=("", *dict.fromkeys(itertools.chain.from_iterable(OBJECTIVES.values()))),
     )
     text: str = setting("", "file or folder of text; empty: the source's unlabeled", harmless=True)
-    unlabeled: bool = setting(True, "False: learn from the text of the training texts alone")
+    unlabeled: bool = setting(True, "False: learn from the training texts alone")
     mask_fraction: float = _share(
         0.15, "share of tokens to predict", at_least=1e-6, at_most=0.5, only="pretrain"
     )

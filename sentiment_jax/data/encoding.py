@@ -28,7 +28,7 @@ class Encoded:
 
     labels: Bool[np.ndarray, "texts classes"]
     token_ids: Int32[np.ndarray, "tokens *columns"]  # two axes: ngrams.with_ngrams, or counts
-    offsets: Int64[np.ndarray, " reviews_and_one"]
+    offsets: Int64[np.ndarray, " texts_and_one"]
     truncated: int
     targets: Float32[np.ndarray, "texts classes"] | None = None  # in place of labels, in training
     numbers: Int32[np.ndarray, " texts"] | None = None  # of the segments of a pre-training

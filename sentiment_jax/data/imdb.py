@@ -71,7 +71,7 @@ def _read_split(builder: Any, split: str) -> Texts:
     source = builder.as_data_source(split=split)
     records = source.__getitems__(range(len(source)))  # One call: 25,000 single reads take longer.
     texts = [record["text"].decode() for record in records]
-    labels = [int(record["label"]) for record in records]  # -1: there is none
+    labels = [max(int(record["label"]), 0) for record in records]  # -1: there is none
     return Texts.from_texts(texts, labels, (f"{split}/{i}" for i in range(len(records))))
 
 

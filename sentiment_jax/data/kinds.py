@@ -1,7 +1,7 @@
 """The kinds of labels: one class per text, or multi-label, several or none of them.
 
 Labels and predictions of both kinds have one form, a row per text with a truth value per class.
-What else differs is here, and in the losses of training/objectives and the tasks of training/tasks:
+What else differs is here, and in the losses of models/outputs and the tasks of training/tasks:
 everybody else calls the kind and does not ask which one it is.
 """
 
@@ -31,6 +31,7 @@ class OneClass:
 
     multi_label: ClassVar[bool] = False  # for data/ and the tasks alone
     noun: ClassVar[str] = "classes"
+    explained_noun: ClassVar[str] = "the predicted class"  # where none is named
     problem_type: ClassVar[str | None] = None  # in Hugging Face's config.json
 
     def decide(self, probabilities: Probabilities, thresholds: Sequence[float] = ()) -> Predicted:
@@ -88,25 +89,14 @@ class OneClass:
         )
 
     def explained(
-        self,
-        names: Sequence[str],
-        probabilities: Probabilities,
-        thresholds: Sequence[float],
-        named: int | None,
-    ) -> tuple[list[int], list[int], tuple[str, str]]:
-        """Return which class of each text is explained and which shown, and the scale's two ends.
+        self, probabilities: Probabilities, thresholds: Sequence[float], named: int | None
+    ) -> tuple[list[int], list[int]]:
+        """Return the class that is explained of each text, and the one that is shown.
 
-        Explained is the `named` class, or else the predicted one; of two classes the second, so
-        that colors mean the same in every text.
+        Explained is the `named` class, or else the predicted one, which is shown.
         """
         predicted = self._choose(probabilities, thresholds).tolist()
-        ends = ("away from it", "to the predicted class")
-        if len(names) == 2:
-            named = 1 if named is None else named
-            ends = (f"to {names[1 - named]}", f"to {names[named]}")
-        elif named is not None:
-            ends = ("away from it", f"to {names[named]}")
-        return predicted if named is None else [named] * len(predicted), predicted, ends
+        return predicted if named is None else [named] * len(predicted), predicted
 
     def p_of_labels(self, probabilities: Probabilities, labels: Labels) -> Decisions:
         """Return the probability of each text's class; of the first of texts without labels."""
@@ -155,7 +145,10 @@ class OneClass:
 
     def confusion(self, labels: Labels, predicted: Labels) -> Int64[np.ndarray, "classes classes"]:
         """Return how often a class is predicted as another one, [label, predicted]."""
-        return labels.T.astype(np.int64) @ predicted
+        from sklearn.metrics import confusion_matrix  # late: it takes a second
+
+        numbers = (of.argmax(axis=1) for of in (labels, predicted))
+        return confusion_matrix(*numbers, labels=range(labels.shape[1]))
 
     def events(
         self, probabilities: Probabilities, labels: Labels, predicted: Predicted
@@ -209,6 +202,7 @@ class MultiLabel:
 
     multi_label: ClassVar[bool] = True
     noun: ClassVar[str] = "labels"
+    explained_noun: ClassVar[str] = "the most probable label"
     problem_type: ClassVar[str | None] = "multi_label_classification"
 
     def decide(self, probabilities: Probabilities, thresholds: Sequence[float]) -> Predicted:
@@ -254,18 +248,12 @@ class MultiLabel:
         return ""
 
     def explained(
-        self,
-        names: Sequence[str],
-        probabilities: Probabilities,
-        thresholds: Sequence[float],
-        named: int | None,
-    ) -> tuple[list[int], list[int], tuple[str, str]]:
-        """Return the named label of each text, or else the most probable one, and the ends."""
+        self, probabilities: Probabilities, thresholds: Sequence[float], named: int | None
+    ) -> tuple[list[int], list[int]]:
+        """Return the named label of each text, or else the most probable one, for both."""
         most = probabilities.argmax(axis=1).tolist()
-        if named is None:
-            return most, most, ("away from it", "to the most probable label")
-        named_ones = [named] * len(most)
-        return named_ones, named_ones, ("away from it", f"to {names[named]}")
+        explained = most if named is None else [named] * len(most)
+        return explained, explained
 
     def p_of_labels(self, probabilities: Probabilities, labels: Labels) -> Decisions:
         """Return the probability of each label being as it is."""

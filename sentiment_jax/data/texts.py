@@ -256,7 +256,7 @@ def fold_splits(texts: Texts, count: int, *, seed: int, grouped: bool = True) ->
 def _group(
     texts: Texts, grouped: bool
 ) -> tuple[Int64[np.ndarray, " texts"], Int64[np.ndarray, " texts"], Int64[np.ndarray, "groups _"]]:
-    """Return an order by hash and label, the number of each text's text in it, and counts.
+    """Return an order by hash and label, the place of each text in it, and counts.
 
     These are of each text's copies: in each class, and of multi-label texts also in all.
     """

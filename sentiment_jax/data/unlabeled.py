@@ -72,7 +72,7 @@ def _join(labeled: Texts, unlabeled: Texts = NOTHING) -> Texts:
 
 
 def training_dataset(config: Config) -> Dataset:
-    """Return what a run of a config learns from: labeled texts, or text in pre-training."""
+    """Return what a run of a config learns from: labeled texts, in pre-training unlabeled text."""
     if config.pretrain.objective:
         return load_text(config.data, config.pretrain.text, config.pretrain.unlabeled)
     return load_dataset(config.data)

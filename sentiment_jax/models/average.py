@@ -23,7 +23,7 @@ def weigh(
     table: Float32[np.ndarray, "vocabulary embedding"],
     frequencies: Float32[np.ndarray, "vocabulary 1"],
     token_ids: Int32[np.ndarray, "tokens *columns"],
-    offsets: Int64[np.ndarray, " reviews_and_one"],
+    offsets: Int64[np.ndarray, " texts_and_one"],
 ) -> Float32[np.ndarray, "vocabulary embedding"]:
     """Return SIF-weighted embeddings, their average over the unlabeled text subtracted from each.
 
@@ -44,7 +44,7 @@ def start(
     params: Mapping[str, Any],
     frequencies: Float32[np.ndarray, "vocabulary 1"],
     token_ids: Int32[np.ndarray, "tokens *columns"],
-    offsets: Int64[np.ndarray, " reviews_and_one"],
+    offsets: Int64[np.ndarray, " texts_and_one"],
     odds: Float64[np.ndarray, " classes"],
 ) -> dict[str, Any]:
     """Return a classifier's first parameters, given those with a pre-training's embeddings.

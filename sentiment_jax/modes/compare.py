@@ -38,7 +38,7 @@ from sentiment_jax.storage.run_directory import (
     COMPARISON_FILE,
     VECTORS,
     RunDirectory,
-    kind_of,
+    directory_kind,
     prepare_workdir,
 )
 from sentiment_jax.sweeps.plan import Trial
@@ -113,9 +113,9 @@ def compare(
             if name == PRETRAIN:
                 _pretrain(recipe, directory / VECTORS, len(text), stop)
                 continue
-            if not _train(name, recipe, place := _place(directory, name), dataset, stop):
+            trial = _train(name, recipe, _place(directory, name), dataset, stop)
+            if trial is None:
                 continue
-            trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
             found[name] = _read_score(trial, scored, by)
             rows.append(_row(name, found, by) | _costs(trial, dataset))
         chosen = choose({name: of.samples for name, of in found.items()})
@@ -197,11 +197,11 @@ def _recipe(name: str, changes: Mapping[str, Any], vectors: Path) -> ConfigDict:
 
 
 def _begin(directory: Path, dataset: Dataset, text: Texts, by: str) -> None:
-    """Write comparison.json, or check that the one there is of the same texts and text.
+    """Write comparison.json, or check that the one there is of the same texts and unlabeled text.
 
     InputError: it is not, or the model that was chosen by another metric is tested already.
     """
-    if (kind := kind_of(directory)) in ("run", "sweep"):
+    if (kind := directory_kind(directory)) in ("run", "sweep"):
         raise InputError(f"{directory} holds a {kind}: choose another --workdir for a comparison")
     path = directory / COMPARISON_FILE
     begun = {"data_hash": dataset.statistics["data_hash"]}
@@ -231,8 +231,8 @@ def _train(
     dataset: Dataset,
     stop: Stop,
     tested: bool = False,
-) -> bool:
-    """Take a run to its end; return False, and say why, if there are no weights for it."""
+) -> Trial | None:
+    """Take a run to its end and return it; None, and say why, if there are no weights for it."""
     run = RunDirectory(place)
     if run.result.exists():  # its weights may be gone
         recipe = override(recipe, {"data.max_length": run.read_config().data.max_length})
@@ -241,7 +241,7 @@ def _train(
             recipe = override(recipe, {"data.max_length": _readable(recipe)})
         except InputError as error:
             print(f"left out {name}: {error}")
-            return False
+            return None
     fewest = len(dataset.splits["train"]) // 2
     recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
     start = time.monotonic()
@@ -256,7 +256,7 @@ def _train(
         more = f" macro F1 {scores['macro_f1']:.4f}" if "macro_f1" in scores else ""
         seconds = time.monotonic() - start
         print(f"{name:14} accuracy {scores['accuracy']:.4f}{more}, {seconds:,.0f} s", flush=True)
-    return True
+    return Trial("run", place, run.read_config()).refresh()
 
 
 def _lengthen(recipes: Mapping[str, ConfigDict], train: Texts) -> dict[str, ConfigDict]:

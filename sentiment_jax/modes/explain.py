@@ -91,7 +91,13 @@ def explain_texts(
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
     thresholds = trained.thresholds
-    towards, headed, ends = trained.kind.explained(classes, probabilities, thresholds, named)
+    ends = ("away from it", f"to {trained.kind.explained_noun}")
+    if trained.kind.is_binary(len(classes)):
+        named = 1 if named is None else named  # the colors mean the same in every text
+        ends = (f"to {classes[1 - named]}", f"to {classes[named]}")
+    elif named is not None:
+        ends = ("away from it", f"to {classes[named]}")
+    towards, headed = trained.kind.explained(probabilities, thresholds, named)
     predicted = trained.kind.describe(classes, probabilities, thresholds)
     blocks: list[dict[str, Any]] = []
     columns = (names, texts, probabilities, towards, headed, predicted, warnings)

@@ -278,9 +278,9 @@ def _draw_test(models: Mapping[str, Predictions], output: Path, prefix: str) -> 
     """Draw the results on the test set; return the figures."""
     drawn = [output / f"{prefix}calibration.png"]
     first = next(iter(models.values()))
-    confusions = {name: predictions.confusion(model) for name, model in models.items()}
-    confused = any(counts.any() for counts in confusions.values())
-    if confused and len(first.classes) <= FEW_CLASSES:
+    few = len(first.classes) <= FEW_CLASSES
+    confusions = {name: predictions.confusion(model) for name, model in models.items() if few}
+    if any(counts.any() for counts in confusions.values()):
         drawn.append(output / f"{prefix}confusion.png")
         figures.confusions(confusions, first.classes, drawn[1])
     curves = {

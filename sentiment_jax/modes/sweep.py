@@ -24,7 +24,7 @@ from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_csv, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import kind_of, prepare_workdir
+from sentiment_jax.storage.run_directory import directory_kind, prepare_workdir
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value, in_words
 from sentiment_jax.training import checks
@@ -79,7 +79,7 @@ def sweep(
 
 def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     """Write sweep.json, or check that the one there is the same; return it and read the texts."""
-    kind = kind_of(new.directory)
+    kind = directory_kind(new.directory)
     begun = kind == "sweep"
     for sample in new.samples():
         checks.check_batch_sizes(sample)
@@ -220,7 +220,7 @@ def _conclude(sweep: Sweep) -> None:
             f"{len(results)} of the {len(trials)} trials of the {trials[0].stage} stage finished: "
             f"see {sweep.directory}/table.csv; delete failed.json of a trial to try it again"
         )
-    print_line("best", f"{in_words(trials[0].setting)}")
+    print_line("best", in_words(trials[0].setting))
     seeds = f"(mean and standard deviation over {_seeds(sweep)})"
     print_line("test", f"accuracy {_mean_test_accuracy(results)} {seeds}")
     linear = {  # one for each split: it has no seed

@@ -228,9 +228,10 @@ def check_place(path: Path, flag: str = "--output") -> None:
             own = [*run.files, *run.folders, *run.reviews.values(), run.lock, run.log]
             name = inside.parts[0].lower().removesuffix(".deleted")
             is_own = name in [entry.name for entry in own]
+            of_sweep = OF_SWEEP.fullmatch(inside.as_posix())
             if (
                 ((begins or is_own) and (run.env.is_file() or run.removed.is_file()))
-                or (OF_SWEEP.fullmatch(inside.as_posix()) and kind_of(above) not in ("", "run"))
+                or (directory_kind(above) not in ("", "run") and of_sweep)
                 or (inside.suffix == ".json" and (above / "model.safetensors").is_file())
             ):
                 problem = f"{flag}={path} belongs to the run, sweep or export in {above}"
@@ -250,7 +251,7 @@ def find_teachers(teacher: str) -> list[Path]:
     return [Path(name).expanduser() for name in split_names(teacher)]
 
 
-def kind_of(directory: Path) -> str:
+def directory_kind(directory: Path) -> str:
     """Return what a directory holds: a "comparison", "sweep" or "run", or "" for none of them."""
     files = {"comparison": COMPARISON_FILE, "sweep": SWEEP_FILE, "run": "config.json"}
     return next((kind for kind, name in files.items() if (directory / name).is_file()), "")

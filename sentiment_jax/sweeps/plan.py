@@ -21,7 +21,12 @@ from sentiment_jax.errors import InputError, did_you_mean
 from sentiment_jax.storage.files import check_checksum, read_json
 from sentiment_jax.storage.format import read_numbered, write_numbered
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import COMPARISON_FILE, SWEEP_FILE, RunDirectory, kind_of
+from sentiment_jax.storage.run_directory import (
+    COMPARISON_FILE,
+    SWEEP_FILE,
+    RunDirectory,
+    directory_kind,
+)
 from sentiment_jax.storage.selection import Ranking
 
 FINAL = "final"  # the stage that retrains the winner, and the folder of its trials
@@ -208,7 +213,7 @@ def find_run(directory: Path) -> Path:
 
     Another directory is returned as it is. InputError: there is no winner yet.
     """
-    kind = kind_of(directory)
+    kind = directory_kind(directory)
     if kind == "comparison":
         if chosen := read_numbered(directory / COMPARISON_FILE)["chosen"]:
             return directory / chosen

@@ -24,7 +24,12 @@ from sentiment_jax.data.unlabeled import unlabeled_texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices, startup, terminal
-from sentiment_jax.storage.run_directory import RunDirectory, find_teachers, kind_of, source_run
+from sentiment_jax.storage.run_directory import (
+    RunDirectory,
+    directory_kind,
+    find_teachers,
+    source_run,
+)
 from sentiment_jax.training import lineage
 from sentiment_jax.training.experiment import Task, read_dataset
 
@@ -64,7 +69,7 @@ def check_start(
     check_batch_sizes(config)
     if workdir.resolve() in [run.resolve() for run in lineage.parents(config)]:
         raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
-    if kind_of(workdir) not in ("", "run"):
+    if directory_kind(workdir) not in ("", "run"):
         raise InputError(f"{workdir} holds a sweep or comparison: choose another --workdir")
     if not anew:
         directory.check_config(config)

@@ -78,7 +78,7 @@ def describe_training(
             terminal.warn_once(
                 f"the tokenizer has {size:,} of the weights' {model.vocab_size:,} token types"
             )
-    print_line("device", f"{describe_devices()}")
+    print_line("device", describe_devices())
     steps = epochs * experiment.steps_per_epoch
     standing = f"{steps:,} steps"
     if progress.step:

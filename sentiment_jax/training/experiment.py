@@ -147,6 +147,6 @@ def make_tokenizer(config: Config, dataset: Dataset) -> Tokenizer:
 
 
 def read_dataset(config: Config) -> Dataset:
-    """Read what a config learns from: labeled texts, or text."""
+    """Read what a config learns from: labeled texts, or unlabeled text."""
     with progress_bar(None, "reading texts"):
         return training_dataset(config)

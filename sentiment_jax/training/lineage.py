@@ -92,9 +92,10 @@ def warn_of_leakage(config: Config, dataset: Dataset) -> None:
     Held-out texts that the training split repeats don't count: the statistics count them.
     Nor does text that was learned without labels count in a fold of a cross-validation.
     """
-    train, val, test = (short_hashes(dataset.splits[name]) for name in ("train", "val", "test"))
-    held_out = np.setdiff1d([*val, *test], train)
-    counted = held_out if config.data.held_out else np.setdiff1d(test, train)
+    hashes = {name: short_hashes(texts) for name, texts in dataset.splits.items()}
+    test = np.setdiff1d(hashes["test"], hashes["train"])
+    held_out = np.union1d(test, np.setdiff1d(hashes["val"], hashes["train"]))
+    counted = held_out if config.data.held_out else test
     for run in dict.fromkeys(parents(config)):
         learned = _read_learned(run)
         labeled = np.intersect1d(held_out, learned["labeled"])

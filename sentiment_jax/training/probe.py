@@ -19,7 +19,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Float, Float32, Float64, Int64
 
 from sentiment_jax.config.schema import FEW_CLASSES, Config
-from sentiment_jax.data.kinds import ONE_CLASS
+from sentiment_jax.data.kinds import ONE_CLASS, LabelKind, Labels
 from sentiment_jax.data.texts import Split, Texts, fold_splits, of_numbers
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.weights import LoadReport
@@ -66,7 +66,9 @@ def _fit_last_layer(
     features = compute_features(experiment, params, check_stop)
     choose = functools.partial(_choose, experiment.texts["train"], features, config)
     with terminal.progress_bar(None, "fitting the last layer"):
-        layer = _fit(experiment, features, choose, tol=1e-6)
+        weights = linear_model.balanced(config)
+        labels = experiment.encoded["train"].labels
+        layer = _fit(features, labels, experiment.kind, choose, weights, tol=1e-6)
     logits = features @ layer["kernel"] + layer["bias"]
     probabilities = experiment.output.probabilities(jnp.asarray(logits))
     return {**params, "classifier": layer}, np.asarray(probabilities)
@@ -91,7 +93,9 @@ def fitted_params(experiment: Experiment, params: Params, check_stop: CheckStop)
     features = compute_features(experiment, params, check_stop)
     with terminal.progress_bar(None, "fitting the last layer"):
         c = experiment.task.probe_weight * len(experiment.classes) / len(features)
-        layer = _fit(experiment, features, lambda labels, classes: c)
+        weights = linear_model.balanced(experiment.config)
+        labels = experiment.encoded["train"].labels
+        layer = _fit(features, labels, experiment.kind, lambda *_: c, weights)
     return {**params, "classifier": layer}
 
 
@@ -117,21 +121,22 @@ def _make_feature_step(model: nn.Module) -> Wrapped:
 
 
 def _fit(
-    experiment: Experiment,
     features: Float32[np.ndarray, "texts features"],
+    labels: Labels,
+    kind: LabelKind,
     choose: Callable[[Numbers, int], float],
+    weights: str | None = None,
     tol: float = 1e-4,
 ) -> dict[str, np.ndarray]:
     """Return kernel and bias of the last layer; in multi-label texts, each label's is its own fit.
 
     `choose` returns C by the classes of the texts, and how many classes there are.
     """
-    weights = linear_model.balanced(experiment.config)
     layers = [
-        fit_problem(features, labels, classes, choose(labels, classes), weights, tol)
-        for labels, classes in experiment.kind.problems(experiment.encoded["train"].labels)
+        fit_problem(features, numbers, classes, choose(numbers, classes), weights, tol)
+        for numbers, classes in kind.problems(labels)
     ]
-    return {name: experiment.kind.join([of[name] for of in layers]) for name in layers[0]}
+    return {name: kind.join([of[name] for of in layers]) for name in layers[0]}
 
 
 def fit_problem(

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import json
-from types import SimpleNamespace
-from unittest.mock import Mock
 
 import golden
 import jax
@@ -34,7 +32,6 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training import probe
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.resume import initial_params
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
@@ -346,11 +343,7 @@ def test_each_label_starts_from_a_fit_of_its_own():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(80, 5)).astype(np.float32)
     labels = np.stack([features[:, 0] > 0, features[:, 1] > 1, np.zeros(80, bool)], axis=1)
-    train_split = SimpleNamespace(labels=labels)
-    experiment = Mock(
-        Experiment, config=Config(), kind=MultiLabel(), encoded={"train": train_split}
-    )
-    layer = probe._fit(experiment, features, lambda labels, classes: 1.0)
+    layer = probe._fit(features, labels, MultiLabel(), lambda *_: 1.0)
     for i in range(2):
         model = LogisticRegression(C=1.0).fit(features.astype(np.float64), labels[:, i])
         np.testing.assert_allclose(layer["kernel"][:, i], model.coef_[0], atol=5e-3)
