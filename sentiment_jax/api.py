@@ -36,7 +36,7 @@ from sentiment_jax.modes.train import train as train_run
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
-from sentiment_jax.sweeps.plan import find_run
+from sentiment_jax.sweeps.directories import find_run
 from sentiment_jax.training.fit import AfterEpoch
 from sentiment_jax.training.lineage import warn_of_training_texts
 from sentiment_jax.training.trained_model import load_run

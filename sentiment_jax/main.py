@@ -332,7 +332,7 @@ def _output() -> Path | None:
 
 def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
     """Return the runs that --workdir names; InputError for settings that may not change."""
-    from sentiment_jax.sweeps.plan import find_run
+    from sentiment_jax.sweeps.directories import find_run
 
     allowed = EVALUATE_MAY_CHANGE if mode == "evaluate" else ()
     for name in changes:

@@ -23,7 +23,7 @@ from sentiment_jax.modes import export
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
-from sentiment_jax.sweeps.plan import find_run
+from sentiment_jax.sweeps.directories import find_run
 
 LSTM = "--config=lstm:sample"
 SWEEP = f"--mode=sweep {LSTM} --workdir=x"

@@ -15,10 +15,10 @@ from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.labels import same_classes
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.run_directory import SWEEP_FILE, VECTORS, RunDirectory, directory_kind
+from sentiment_jax.storage.run_directory import SWEEP_FILE, VECTORS, RunDirectory
 from sentiment_jax.storage.selection import BY_ACCURACY, Ranking
-from sentiment_jax.sweeps import plan
-from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, in_words
+from sentiment_jax.sweeps.directories import Comparison, open_directory
+from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, best_finished, in_words
 
 
 @dataclasses.dataclass
@@ -64,7 +64,7 @@ class Group:
     @property
     def best(self) -> Trial | None:
         """The best trial of the last stage by validation: the choice of a sweep that has ended."""
-        return plan.best_finished(next(reversed(self.stages.values()), self.finals))
+        return best_finished(next(reversed(self.stages.values()), self.finals))
 
     @property
     def choices(self) -> dict[str, dict[str, Trial]]:
@@ -150,17 +150,17 @@ def _unique(name: str, taken: Container[str]) -> str:
     return next(name for name in itertools.chain([name], numbered) if name not in taken)
 
 
-def _read_groups(paths: Iterable[Path]) -> list[Group]:
+def _read_groups(found: Iterable[RunDirectory | Sweep]) -> list[Group]:
     """Read sweeps and runs, and give each group a name of its own."""
     groups = []
     runs = collections.defaultdict(list)  # by their config without the seed, and their data
-    for path in paths:
-        if directory_kind(path) == "sweep":
-            sweep = plan.read_sweep(path)
-            stages = {trials[0].stage: trials for trials in sweep.stages()}
-            groups.append(Group(path.resolve().name, stages.pop(FINAL, []), stages, sweep))
+    for each in found:
+        if isinstance(each, Sweep):
+            stages = {trials[0].stage: trials for trials in each.stages()}
+            name = each.directory.resolve().name
+            groups.append(Group(name, stages.pop(FINAL, []), stages, each))
             continue
-        trial = Trial("run", path, RunDirectory(path).read_classifier()).refresh()
+        trial = Trial("run", each.path, each.read_classifier()).refresh()
         settings = flatten(trial.config).items()
         key = frozenset(item for item in settings if item[0] not in (*HARMLESS, "seed"))
         runs[key, trial.env.get("data", {}).get("data_hash")].append(trial)
@@ -170,8 +170,8 @@ def _read_groups(paths: Iterable[Path]) -> list[Group]:
     return groups
 
 
-def _find(directory: Path) -> list[Path]:
-    """Return a directory that is a sweep or a run, or the sweeps and runs directly under it."""
+def _find(directory: Path) -> list[RunDirectory | Sweep]:
+    """Return the sweep or run in a directory, or the sweeps and runs directly under it."""
     if not directory.is_dir():
         remedy = "--workdir names sweeps and runs, A,B,..., or one whose name holds a comma"
         raise InputError(f"no directory {directory}: {remedy}")
@@ -180,11 +180,11 @@ def _find(directory: Path) -> list[Path]:
     parts = [(directory / name).exists() for name in ("table.csv", FINAL, SWEEP_FILE)]
     if parts == [True, True, False]:
         raise InputError(f"{directory} is a sweep without {SWEEP_FILE}: run its command again")
-    for paths in [directory], sorted(directory.iterdir()):
-        found = [path for path in paths if directory_kind(path) in ("sweep", "run")]
-        if directory_kind(directory) == "comparison":
-            found = [path for path in found if path.name != VECTORS]
-        if found:
+    named = open_directory(directory)
+    skipped = VECTORS if isinstance(named, Comparison) else ""
+    inside = (path for path in sorted(directory.iterdir()) if path.name != skipped)
+    for opened in [named], map(open_directory, inside):
+        if found := [each for each in opened if isinstance(each, RunDirectory | Sweep)]:
             return found
     raise InputError(f"{directory} holds no sweep.json and no run's config.json")
 

@@ -5,7 +5,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -167,12 +167,10 @@ def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -
     where = f"{data.path}, column {data.label_column!r}"
     keys = [label.casefold() for label in spelled]
     counts = Counter(keys)
-    if several := _find_several(counts):
-        separator = next(mark for mark in ";|," if mark in several)
-        remedy = f"set --config.data.label_separator='{separator}'"
-        if not data.between_labels:
-            remedy += ", or name all classes by data.labels if this is one"
-        raise InputError(f"{where}: {several!r} holds several labels: {remedy}")
+    joined, mark = _find_joined(counts)
+    if joined and not data.between_labels:
+        remedy = f"set --config.data.label_separator='{mark}', or name all classes by data.labels"
+        raise InputError(f"{where}: {joined!r} holds several labels: {remedy}")
     hint = ""
     if 2 * len(counts) > max(len(keys), 4 * FEWEST):  # most labels are unlike any other
         hint = ": are these texts? name the other column by --config.data.label_column"
@@ -213,22 +211,13 @@ def _hint_at_rating(names: Sequence[str], where: str) -> None:
         print(f"hint     {rating}: {flags} makes it two classes", file=sys.stderr)
 
 
-def _find_several(labels: Iterable[str]) -> str:
-    """Return a label that consists of several, as in "a;b", or "".
-
-    A class's name may hold a comma: the parts are labels only if each is a label by itself, or if
-    most labels have parts and most parts occur in several labels. Of parts apart from a comma, it
-    is enough that each occurs in another label.
-    """
-    parts = {x: {part.strip(" '\"[]") for part in re.split("[,;|]", x)} for x in labels}
-    joined = {label: of for label, of in parts.items() if len(of) > 1}
-    alone = {part for of in parts.values() if len(of) == 1 for part in of}
-    uses = Counter([*alone, *itertools.chain(*joined.values())])
-    shared = sum(count > 1 for count in uses.values())
-    most = 2 * len(joined) > len(parts) and 2 * shared > len(uses)
-    known = {part for part, count in uses.items() if count > 1}
-    found = (x for x, of in joined.items() if of <= (alone if "," in x else known))
-    return next((x for x in joined if most or x[0] == "["), "") or next(found, "")
+def _find_joined(labels: Collection[str]) -> tuple[str, str]:
+    """Return a label whose parts are labels, too, and the mark between them; or "" for both."""
+    for mark, label in itertools.product(",;|", labels):
+        parts = [part.strip() for part in label.split(mark)]
+        if len(parts) > 1 and all(part in labels for part in parts):
+            return label, mark
+    return "", ""
 
 
 def average_thresholds(each: Sequence[Sequence[float]], classes: int) -> list[float]:

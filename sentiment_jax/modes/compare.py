@@ -33,14 +33,8 @@ from sentiment_jax.modes.train import complete
 from sentiment_jax.runtime import terminal
 from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage.files import read_json, write_csv
-from sentiment_jax.storage.format import read_numbered, write_numbered
-from sentiment_jax.storage.run_directory import (
-    COMPARISON_FILE,
-    VECTORS,
-    RunDirectory,
-    directory_kind,
-    prepare_workdir,
-)
+from sentiment_jax.storage.run_directory import VECTORS, RunDirectory, prepare_workdir
+from sentiment_jax.sweeps.directories import Comparison, open_own
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.advice import LONG, describe_truncation
@@ -99,7 +93,7 @@ def compare(
     recipes, data, dataset = _read(changes, directory)
     by = _metric(choose_by, data, dataset.splits["train"])
     text = read_text(changes[TEXT], data) if changes.get(TEXT) else NOTHING
-    _begin(directory, dataset, text, by)
+    comparison = _begin(directory, dataset, text, by)
     scored = dataset.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
     listed = ", ".join(name for name in recipes if name != PRETRAIN)
@@ -125,8 +119,7 @@ def compare(
             _train(chosen, recipes[chosen], place, dataset, stop, tested=True)
     table = pandas.DataFrame(rows)
     _write(table, scored, chosen, how, directory)
-    content = read_numbered(directory / COMPARISON_FILE)
-    write_numbered(directory / COMPARISON_FILE, content | {"choose_by": by, "chosen": place.name})
+    dataclasses.replace(comparison, chosen=place.name).write()
     _print(table, chosen, found, read_json(ended), scored, by, directory)
     return table
 
@@ -196,27 +189,23 @@ def _recipe(name: str, changes: Mapping[str, Any], vectors: Path) -> ConfigDict:
     return recipe
 
 
-def _begin(directory: Path, dataset: Dataset, text: Texts, by: str) -> None:
+def _begin(directory: Path, dataset: Dataset, text: Texts, by: str) -> Comparison:
     """Write comparison.json, or check that the one there is of the same texts and unlabeled text.
 
     InputError: it is not, or the model that was chosen by another metric is tested already.
     """
-    if (kind := directory_kind(directory)) in ("run", "sweep"):
-        raise InputError(f"{directory} holds a {kind}: choose another --workdir for a comparison")
-    path = directory / COMPARISON_FILE
-    begun = {"data_hash": dataset.statistics["data_hash"]}
-    if len(text):
-        begun["text_hash"] = text.texts_hash
-    begun |= {"choose_by": by, "chosen": ""}
-    if not kind:
-        write_numbered(path, begun)
-        return
-    known = read_numbered(path)
-    if known | {"choose_by": by, "chosen": ""} != begun:
+    text_hash = text.texts_hash if len(text) else ""
+    begun = Comparison(directory, dataset.statistics["data_hash"], by, text_hash)
+    known = open_own(directory, Comparison)
+    if known is None:
+        begun.write()
+        return begun
+    if (known.data_hash, known.text_hash) != (begun.data_hash, begun.text_hash):
         raise InputError(f"{directory} compares models on other texts: choose another --workdir")
-    if known["chosen"] and (before := known["choose_by"]) != by:
-        problem = f"{directory} has tested the model that was chosen by {before}"
+    if known.chosen and known.choose_by != by:
+        problem = f"{directory} has tested the model that was chosen by {known.choose_by}"
         raise InputError(f"{problem}: choose another --workdir")
+    return begun
 
 
 def _place(directory: Path, name: str) -> Path:

@@ -24,9 +24,10 @@ from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_csv, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import directory_kind, prepare_workdir
+from sentiment_jax.storage.run_directory import prepare_workdir
 from sentiment_jax.sweeps import plan
-from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value, in_words
+from sentiment_jax.sweeps.directories import open_own
+from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, format_value, in_words
 from sentiment_jax.training import checks
 from sentiment_jax.training.cross_validation import check_sizes, draw_folds
 from sentiment_jax.training.experiment import Experiment
@@ -79,16 +80,13 @@ def sweep(
 
 def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     """Write sweep.json, or check that the one there is the same; return it and read the texts."""
-    kind = directory_kind(new.directory)
-    begun = kind == "sweep"
+    begun = open_own(new.directory, Sweep)
     for sample in new.samples():
         checks.check_batch_sizes(sample)
         if not begun:  # of a sweep that goes on, the sources may be gone
             checks.check_source_settings(sample)
     if begun:
-        plan.read_sweep(new.directory).check_same(new)
-    elif kind:
-        raise InputError(f"{new.directory} holds a {kind}: choose another --workdir for a sweep")
+        begun.check_same(new)
     else:
         checks.check_sources(new.config)
     experiment = task_of(new.config).prepare(new.config)
@@ -230,7 +228,7 @@ def _conclude(sweep: Sweep) -> None:
     }
     if sweep.split_seeds and len(linear) == len(sweep.split_seeds):
         print_line("", f"the linear baseline {_mean_test_accuracy(linear.values())}")
-    winner = f"{find_run(sweep.directory)}, its best seed by validation"
+    winner = f"{sweep.best_run()}, its best seed by validation"
     print_line("winner", f"{winner}: other modes take --workdir={sweep.directory} for it")
     report = "" if sweep.split_seeds else "; --mode=report makes tables, plots and a page"
     print_line("files", f"{sweep.directory}/table.csv{report}")

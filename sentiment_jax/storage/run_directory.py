@@ -29,6 +29,7 @@ DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of en
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
 SWEEP_FILE = "sweep.json"  # in the directory of a sweep
 COMPARISON_FILE = "comparison.json"  # in that of a comparison
+OF_MANY = (SWEEP_FILE, COMPARISON_FILE)  # runs
 VECTORS = "vectors"  # a comparison's run of pre-training
 OF_SWEEP = re.compile(  # and of a comparison; not trials
     r"sweep\.json|table\.csv|final(/[^/]*)?|comparison\.(json|csv|png)"
@@ -231,7 +232,7 @@ def check_place(path: Path, flag: str = "--output") -> None:
             of_sweep = OF_SWEEP.fullmatch(inside.as_posix())
             if (
                 ((begins or is_own) and (run.env.is_file() or run.removed.is_file()))
-                or (directory_kind(above) not in ("", "run") and of_sweep)
+                or (of_sweep and any((above / name).is_file() for name in OF_MANY))
                 or (inside.suffix == ".json" and (above / "model.safetensors").is_file())
             ):
                 problem = f"{flag}={path} belongs to the run, sweep or export in {above}"
@@ -249,12 +250,6 @@ def source_run(pretrained: str) -> Path | None:
 def find_teachers(teacher: str) -> list[Path]:
     """Return the runs that data.teacher names."""
     return [Path(name).expanduser() for name in split_names(teacher)]
-
-
-def directory_kind(directory: Path) -> str:
-    """Return what a directory holds: a "comparison", "sweep" or "run", or "" for none of them."""
-    files = {"comparison": COMPARISON_FILE, "sweep": SWEEP_FILE, "run": "config.json"}
-    return next((kind for kind, name in files.items() if (directory / name).is_file()), "")
 
 
 def prepare_workdir(path: Path, *, nested: bool = False) -> None:

@@ -21,12 +21,7 @@ from sentiment_jax.errors import InputError, did_you_mean
 from sentiment_jax.storage.files import check_checksum, read_json
 from sentiment_jax.storage.format import read_numbered, write_numbered
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import (
-    COMPARISON_FILE,
-    SWEEP_FILE,
-    RunDirectory,
-    directory_kind,
-)
+from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.storage.selection import Ranking
 
 FINAL = "final"  # the stage that retrains the winner, and the folder of its trials
@@ -176,6 +171,16 @@ class Sweep:
         new = sum(len(changes) - 1 for changes in self._changes().values())
         return 1 + new + len(self.seeds) * max(len(self.split_seeds), 1)
 
+    def best_run(self) -> Path:
+        """Return the winner's best seed by validation; InputError: there is no winner yet."""
+        *_, trials = self.stages()
+        best = best_finished(trials)
+        if best is None or best.stage != FINAL:
+            raise InputError(
+                f"{self.directory} is a sweep without a winner yet: let its command end"
+            )
+        return best.directory
+
     def stages(self) -> Iterator[list[Trial]]:
         """Yield the trials of a stage; ask for the next stage once they have ended.
 
@@ -206,25 +211,6 @@ def best_finished(trials: Sequence[Trial]) -> Trial | None:
     """Return the best finished trial by validation, the first of equal ones; None if none is."""
     finished = [trial for trial in trials if trial.status == "finished"]
     return max(finished, key=lambda t: t.ranking.key(t.content["val"]), default=None)
-
-
-def find_run(directory: Path) -> Path:
-    """Return the winner of a sweep, its best seed by validation, or a comparison's choice.
-
-    Another directory is returned as it is. InputError: there is no winner yet.
-    """
-    kind = directory_kind(directory)
-    if kind == "comparison":
-        if chosen := read_numbered(directory / COMPARISON_FILE)["chosen"]:
-            return directory / chosen
-        raise InputError(f"{directory} is a comparison without a choice yet: let its command end")
-    if kind != "sweep":
-        return directory
-    *_, trials = read_sweep(directory).stages()
-    best = best_finished(trials)
-    if best is None or best.stage != FINAL:
-        raise InputError(f"{directory} is a sweep without a winner yet: let its command end")
-    return best.directory
 
 
 def plan_sweep(

@@ -26,10 +26,10 @@ from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices, startup, terminal
 from sentiment_jax.storage.run_directory import (
     RunDirectory,
-    directory_kind,
     find_teachers,
     source_run,
 )
+from sentiment_jax.sweeps.directories import open_own
 from sentiment_jax.training import lineage
 from sentiment_jax.training.experiment import Task, read_dataset
 
@@ -69,8 +69,7 @@ def check_start(
     check_batch_sizes(config)
     if workdir.resolve() in [run.resolve() for run in lineage.parents(config)]:
         raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
-    if directory_kind(workdir) not in ("", "run"):
-        raise InputError(f"{workdir} holds a sweep or comparison: choose another --workdir")
+    open_own(workdir, RunDirectory)
     if not anew:
         directory.check_config(config)
     if anew:

@@ -11,6 +11,7 @@ import pytest
 import runs
 from pretrained import make_folder
 from reviews import refuses
+from sweeping import ONE_TRIAL
 
 import sentiment_jax
 from sentiment_jax.config.recipes import override, read_recipe
@@ -23,7 +24,8 @@ from sentiment_jax.modes.compare import RECIPES, choose, compare, describe_misse
 from sentiment_jax.modes.report import report
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import find_run
+from sentiment_jax.sweeps.directories import find_run
+from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_run
@@ -182,12 +184,12 @@ def test_the_same_command_trains_nothing_again(compared, changes, tmp_path, monk
     pandas.testing.assert_frame_equal(found[kept], table[kept])
     refuses("compares models on other texts", compare, changes | {"data.limit": 50}, again)
     refuses("chosen by accuracy: choose", compare, changes, again, choose_by="log_loss")
-    refuses("holds a sweep or comparison: choose", sentiment_jax.train, "lstm:sample", again)
+    refuses("holds a comparison: choose", sentiment_jax.train, "lstm:sample", again)
     first = directory / "linear"
     refuses("belongs to the run, sweep or export in", compare, changes, first / "mine")
-    refuses("holds a run: choose another --workdir for a comp", compare, changes, first)
-    (tmp_path / "sweep.json").write_text("{}")
-    refuses("holds a sweep: choose another --workdir for a comp", compare, changes, tmp_path)
+    refuses("holds a run: choose another --workdir", compare, changes, first)
+    plan_sweep(tmp_path, RunDirectory(directory / "encoder").read_config(), ONE_TRIAL).write()
+    refuses("holds a sweep: choose another --workdir", compare, changes, tmp_path)
 
 
 def test_linear_is_chosen_where_it_is_level_and_predicts(changes, tmp_path, capsys):

@@ -26,7 +26,8 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
-from sentiment_jax.sweeps.plan import find_run, plan_sweep
+from sentiment_jax.sweeps.directories import Comparison, find_run
+from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.training.checks import resolve
 
 
@@ -169,11 +170,11 @@ def test_a_killed_sweep_goes_on_and_a_finished_one_trains_nothing(run, tmp_path,
 
 def test_a_sweep_and_a_run_do_not_share_a_directory(run, config, tmp_path):
     run(ONE_TRIAL)
-    refuses("sweep holds a sweep or comparison: choose", train, config, tmp_path / "sweep")
+    refuses("sweep holds a sweep: choose", train, config, tmp_path / "sweep")
     (tmp_path / "sweep" / "config.json").write_text("{}")
     (tmp_path / "sweep" / "sweep.json").unlink()
     refuses("sweep holds a run: choose another --workdir", run, ONE_TRIAL)
-    (tmp_path / "sweep" / "comparison.json").write_text("{}")
+    Comparison(tmp_path / "sweep", "its hash", "accuracy").write()
     refuses("sweep holds a comparison: choose another --workdir", run, ONE_TRIAL)
 
 

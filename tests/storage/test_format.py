@@ -13,7 +13,8 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.format import FORMAT
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import find_run, read_sweep
+from sentiment_jax.sweeps.directories import find_run
+from sentiment_jax.sweeps.plan import read_sweep
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
