@@ -81,7 +81,7 @@ VARIANTS = {
     },
 }
 SWEEP = {
-    "procedure": "stages",  # the study's: best optimizer, then batch size, then learning rate
+    "procedure": "rounds",  # the study's: best optimizer, then batch size, then learning rate
     "start": {"batch_size": 32, "learning_rate": 3e-5},
     "optimizer": ("sgd", "rmsprop", "adam", "adamw"),
     "optimizer_settings": {  # the study's AdamW decays weights, its other optimizers do not

@@ -4,7 +4,7 @@ from written_runs import write_run
 
 AXES = {"procedure": "grid", "optimizer": ("sgd", "adam", "adamw"), "batch_size": (8, 16)}
 AXES |= {"learning_rate": (1e-2, 1e-3), "seeds": (0, 1, 2)}
-STAGES = {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}}
+ROUNDS = {**AXES, "procedure": "rounds", "start": {"batch_size": 8, "learning_rate": 1e-2}}
 ONE_TRIAL = {**AXES, "optimizer": ("adam",), "batch_size": (16,), "learning_rate": (1e-3,)}
 
 

@@ -71,13 +71,13 @@ def _write_predictions(files, config, wrong, split="test"):
 
 
 def write_sweep(directory, config, axes, outcomes):
-    """Write a sweep with these outcomes of each stage's trials; None leaves a trial as it is."""
+    """Write a sweep with these outcomes of each round's trials; None leaves a trial as it is."""
     directory.mkdir(parents=True)
     plan = plan_sweep(directory, config, AXES | axes)
     dataclasses.replace(plan, data_hash="sample", command="python -m x --mode=sweep").write()
-    for trials, stage in zip(plan.stages(), outcomes, strict=False):
-        for place, (trial, outcome) in enumerate(zip(trials, stage, strict=True)):
-            wrong = range(place, 9) if trial.stage == "final" else None
+    for trials, round in zip(plan.rounds(), outcomes, strict=False):
+        for place, (trial, outcome) in enumerate(zip(trials, round, strict=True)):
+            wrong = range(place, 9) if trial.round == "final" else None
             if outcome is not None:
                 write_run(trial.directory, trial.config, outcome, wrong=wrong)
 
@@ -93,8 +93,8 @@ def write_all(folder):
     diverged = "diverged at step 3: loss nan"
     grid = [[0.5, 0.55, 0.6, diverged, 0.7, 0.75, 0.8, 0.85], [0.9, 0.9]]
     write_sweep(folder / "grid", make(), axes, grid)
-    stages = [[0.7, 0.75], [None, None]]  # the winner so far is part of the second stage
-    write_sweep(folder / "stages", make(epochs=9), {"procedure": "stages"}, stages)
+    rounds = [[0.7, 0.75], [None, None]]  # the winner so far is part of the second round
+    write_sweep(folder / "rounds", make(epochs=9), {"procedure": "rounds"}, rounds)
     for seed in (0, 1):
         write_run(folder / f"lstm-seed{seed}", make(seed=seed), 0.8, wrong=range(20 + seed))
     write_run(folder / "better", make(epochs=11), 0.7, wrong=[40])

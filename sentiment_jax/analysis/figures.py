@@ -233,7 +233,7 @@ def overlay(
     title: str = "",
     ranking: Ranking = BY_ACCURACY,
 ) -> None:
-    """Draw validation by epoch of a stage's runs; the winner is thick, rings are best epochs."""
+    """Draw validation by epoch of a round's runs; the winner is thick, rings are best epochs."""
     with panels(path, WIDTH, 5.1 + 0.1 * len(runs), nrows=2) as rows:
         upper = next(name for name in ranking.by if name != "loss")
         for index, (label, records) in enumerate(runs.items()):

@@ -27,7 +27,7 @@ class Group:
 
     name: str  # unique in a report; figures and tables are named after it
     finals: list[Trial]  # scored on the test set
-    stages: dict[str, list[Trial]] = dataclasses.field(default_factory=dict)  # of the sweep
+    rounds: dict[str, list[Trial]] = dataclasses.field(default_factory=dict)  # of the sweep
     sweep: Sweep | None = None  # None for plain runs
 
     @property
@@ -37,8 +37,8 @@ class Group:
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials, each once: the winner of a stage is part of the next."""
-        trials = itertools.chain(*self.stages.values(), self.finals)
+        """All trials, each once: the winner of a round is part of the next."""
+        trials = itertools.chain(*self.rounds.values(), self.finals)
         return list({trial.directory: trial for trial in trials}.values())
 
     @property
@@ -63,8 +63,8 @@ class Group:
 
     @property
     def best(self) -> Trial | None:
-        """The best trial of the last stage by validation: the choice of a sweep that has ended."""
-        return best_finished(next(reversed(self.stages.values()), self.finals))
+        """The best trial of the last round by validation: the choice of a sweep that has ended."""
+        return best_finished(next(reversed(self.rounds.values()), self.finals))
 
     @property
     def choices(self) -> dict[str, dict[str, Trial]]:
@@ -73,11 +73,11 @@ class Group:
         return {axis: trials for axis, trials in lines.items() if len(trials) > 1}
 
     def along(self, axis: str) -> dict[str, Trial]:
-        """Return value of an axis -> trial: its stage, or the grid's line through the best."""
-        trials = self.stages.get(axis, [])
-        if "grid" in self.stages and self.best is not None:
+        """Return value of an axis -> trial: its round, or the grid's line through the best."""
+        trials = self.rounds.get(axis, [])
+        if "grid" in self.rounds and self.best is not None:
             here = {**self.best.setting, axis: None}
-            trials = [t for t in self.stages["grid"] if {**t.setting, axis: None} == here]
+            trials = [t for t in self.rounds["grid"] if {**t.setting, axis: None} == here]
         return {in_words({axis: trial.setting[axis]}): trial for trial in trials}
 
 
@@ -156,9 +156,9 @@ def _read_groups(found: Iterable[RunDirectory | Sweep]) -> list[Group]:
     runs = collections.defaultdict(list)  # by their config without the seed, and their data
     for each in found:
         if isinstance(each, Sweep):
-            stages = {trials[0].stage: trials for trials in each.stages()}
+            rounds = {trials[0].round: trials for trials in each.rounds()}
             name = each.directory.resolve().name
-            groups.append(Group(name, stages.pop(FINAL, []), stages, each))
+            groups.append(Group(name, rounds.pop(FINAL, []), rounds, each))
             continue
         trial = Trial("run", each.path, each.read_classifier()).refresh()
         settings = flatten(trial.config).items()

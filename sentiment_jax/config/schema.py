@@ -36,7 +36,7 @@ OBJECTIVES = {  # of pre-training, by architecture; the first is the default
 }
 OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw", "lbfgs", "liblinear")
 SELECTED_BY = ("accuracy", "loss", "balanced_accuracy", "macro_f1", "auc", "last")
-PROCEDURES = ("grid", "stages")  # of a sweep
+PROCEDURES = ("grid", "rounds")  # of a sweep
 OF_VOCABULARY = ("data.vocabulary_size", "data.min_frequency", "data.ngrams")
 
 

@@ -75,7 +75,7 @@ def _report_data(
     tested = [group for group in groups if group.tested]
     models = {group.name: predictions.read_predictions(group.tested) for group in tested}
     axes = itertools.chain(*(group.trials[0].axes for group in groups))
-    columns = ["name", "stage", *axes, "seed", "best_epoch", "epochs", *SCORES]
+    columns = ["name", "round", *axes, "seed", "best_epoch", "epochs", *SCORES]
     rows = [_row(group, trial) for group in groups for trial in group.trials]
     tables = {"runs": _table(rows, columns)}
     for group in groups:
@@ -235,7 +235,7 @@ def _draw_choice(group: Group, output: Path) -> list[Path]:
     if group.tested:
         runs = {f"seed {trial.config.seed}": trial.metrics for trial in group.tested}
         figures.curves(runs, path("seeds"), in_words(group.tested[0].setting), by)
-    if group.stages:
+    if group.rounds:
         _draw_grid(group, path("grid"))
     return drawn
 
@@ -249,7 +249,7 @@ def _draw_grid(group: Group, path: Path) -> None:
         return row, f"batch {trial.config.batch_size}"
 
     cells = {}
-    for trial in itertools.chain(*group.stages.values()):
+    for trial in itertools.chain(*group.rounds.values()):
         text = "not run" if trial.status == "open" else trial.status
         accuracy = np.nan
         if trial.status == "finished":

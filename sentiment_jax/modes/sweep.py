@@ -67,7 +67,7 @@ def sweep(
     planned, experiment = _join(plan.plan_sweep(directory, config, axes, overridden))
     progress = SweepProgress(planned)
     with Stop(stop_after) as stop:
-        for trials in planned.stages():
+        for trials in planned.rounds():
             while progress.update(trials):
                 trained = False
                 for trial in trials:
@@ -119,7 +119,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
     try:
         with open_run(config, trial.directory, task_of(config), nested=True, stop=stop) as run:
             if run.finished is None:
-                complete(run, _prepare(run, first), tested=trial.stage == FINAL)
+                complete(run, _prepare(run, first), tested=trial.round == FINAL)
     except InUse:
         return False
     except (InputError, Interrupted, OSError):  # not due to the setting
@@ -156,7 +156,7 @@ class SweepProgress:
         """Print the plan, and how many trials have ended."""
         self._sweep = sweep
         self._total = sweep.count_trials()
-        trials = itertools.chain(*sweep.stages())
+        trials = itertools.chain(*sweep.rounds())
         self._ended = {trial.directory for trial in trials if trial.status != "open"}
         self._ended_before = len(self._ended)
         self._start = time.monotonic()
@@ -169,14 +169,14 @@ class SweepProgress:
         print_line("", f"{self._total} trials, {self._ended_before} of them had ended before")
 
     def update(self, trials: Sequence[Trial]) -> bool:
-        """Print a line for each trial of a stage that has newly ended; return if any is open."""
+        """Print a line for each trial of a round that has newly ended; return if any is open."""
         for trial in trials:
             if trial.directory in self._ended or trial.refresh().status == "open":
                 continue
             self._ended.add(trial.directory)
             ended = len(self._ended)
             setting = in_words({name: trial.row[name] for name in self._sweep.columns})
-            line = f"{ended:>3}/{self._total}  {trial.stage:13} {setting}: {_describe(trial.row)}"
+            line = f"{ended:>3}/{self._total}  {trial.round:13} {setting}: {_describe(trial.row)}"
             if ended < self._total:
                 elapsed = time.monotonic() - self._start
                 left = elapsed / (ended - self._ended_before) * (self._total - ended)
@@ -201,21 +201,21 @@ def _describe(row: Mapping[str, Any]) -> str:
 
 
 def _conclude(sweep: Sweep) -> None:
-    """Write table.csv and print the result of the last stage; RunError if there is no winner."""
-    *_, trials = stages = list(sweep.stages())
-    rows = [trial.row for trial in itertools.chain(*stages)]
+    """Write table.csv and print the result of the last round; RunError if there is no winner."""
+    *_, trials = rounds = list(sweep.rounds())
+    rows = [trial.row for trial in itertools.chain(*rounds)]
     for row in rows:
         if row["reason"]:
             row["status"] = f"failed at step {row['step']}"
             print_line("failed", f"{row['run']}: {row['reason']}")
-    columns = ["stage", *sweep.columns, "status", "best_epoch", "val_loss", "val_accuracy"]
+    columns = ["round", *sweep.columns, "status", "best_epoch", "val_loss", "val_accuracy"]
     columns += ["test_loss", "test_accuracy", "reason", "run"]  # no times, which differ
     table = ([row[column] for column in columns] for row in rows)
     write_csv(sweep.directory / "table.csv", columns, table)
     results = [trial.content for trial in trials if trial.status == "finished"]
-    if trials[0].stage != FINAL or len(results) < len(trials):
+    if trials[0].round != FINAL or len(results) < len(trials):
         raise RunError(
-            f"{len(results)} of the {len(trials)} trials of the {trials[0].stage} stage finished: "
+            f"{len(results)} of the {len(trials)} trials of the {trials[0].round} round finished: "
             f"see {sweep.directory}/table.csv; delete failed.json of a trial to try it again"
         )
     print_line("best", in_words(trials[0].setting))

@@ -1,7 +1,7 @@
 """A sweep and its trials: which there are, and the outcome of each, read from its directory.
 
-There are two procedures. `grid` tries every combination. `stages` is the study's: it chooses the
-optimizer, then the batch size, then the learning rate, and starts each stage from the best trial so
+There are two procedures. `grid` tries every combination. `rounds` is the study's: it chooses the
+optimizer, then the batch size, then the learning rate, and starts each round from the best trial so
 far. Either way, the winner is then retrained with every seed. Nothing here trains.
 """
 
@@ -24,7 +24,7 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.storage.selection import Ranking
 
-FINAL = "final"  # the stage that retrains the winner, and the folder of its trials
+FINAL = "final"  # the round that retrains the winner, and the folder of its trials
 FIELDS = {  # the axes of every sweep; further axes are named like their setting
     "optimizer": "optimizer.name",
     "batch_size": "batch_size",
@@ -59,7 +59,7 @@ def in_words(setting: Mapping[str, Any]) -> str:
 class Trial:
     """A run of a sweep, or one on its own, with its outcome at the last `refresh`."""
 
-    stage: str  # of the sweep; "run" outside of one
+    round: str  # of the sweep; "run" outside of one
     directory: Path
     config: Config
     axes: Sequence[str] = tuple(FIELDS)  # of its sweep
@@ -96,7 +96,7 @@ class Trial:
         for split in ("val", "test"):
             scores = self.content.get(split, {})
             row |= {f"{split}_{metric}": scores.get(metric) for metric in ("loss", "accuracy")}
-        row |= {"stage": self.stage, "status": self.status, "run": self.directory.name}
+        row |= {"round": self.round, "status": self.status, "run": self.directory.name}
         row |= {"seed": self.config.seed, "split_seed": self.config.data.split_seed}
         return row | self.setting  # an axis "epochs" takes the place of the epochs trained
 
@@ -124,7 +124,7 @@ class Sweep:
     procedure: str
     axes: dict[str, tuple]  # optimizer, batch_size, learning_rate, more -> the values to try
     seeds: tuple[int, ...]  # the winner is retrained and tested once with each
-    start: Setting  # the first stage varies its optimizer
+    start: Setting  # the first round varies its optimizer
     optimizer_settings: dict[str, dict[str, Any]]  # optimizer -> settings that come with it
     config: Config  # resolved; has every setting that is no axis
     data_hash: str = ""
@@ -141,14 +141,14 @@ class Sweep:
         fields = {**vars(self), "config": stored.config_to_json(self.config)}
         write_numbered(fields.pop("directory") / SWEEP_FILE, fields)
 
-    def trial(self, stage: str, setting: Setting, seeds: dict[str, int]) -> Trial:
+    def trial(self, round: str, setting: Setting, seeds: dict[str, int]) -> Trial:
         """Return one trial with its resolved config and present outcome."""
         extra = self.optimizer_settings.get(setting["optimizer"], {})
         changes = {f"optimizer.{name}": value for name, value in extra.items()}
         changes |= {FIELDS.get(axis, axis): setting[axis] for axis in self.axes}
         config = stored.replace_settings(self.config, changes | seeds)
-        parent = self.directory / FINAL if stage == FINAL else self.directory
-        return Trial(stage, parent / stored.run_name(config), config, tuple(self.axes)).refresh()
+        parent = self.directory / FINAL if round == FINAL else self.directory
+        return Trial(round, parent / stored.run_name(config), config, tuple(self.axes)).refresh()
 
     def _combinations(self) -> list[Setting]:
         products = itertools.product(*self.axes.values())
@@ -161,34 +161,34 @@ class Sweep:
         return [self.trial("", setting, {"seed": seed}).config for setting, seed in settings]
 
     def _changes(self) -> dict[str, list[Setting]]:
-        """Return stage -> what its trials change in the setting that it starts from."""
+        """Return round -> what its trials change in the setting that it starts from."""
         if self.procedure == "grid":
             return {"grid": self._combinations()}
         return {axis: [{axis: value} for value in values] for axis, values in self.axes.items()}
 
     def count_trials(self) -> int:
-        """Return the number of trials; a stage does not repeat the winner of the one before."""
+        """Return the number of trials; a round does not repeat the winner of the one before."""
         new = sum(len(changes) - 1 for changes in self._changes().values())
         return 1 + new + len(self.seeds) * max(len(self.split_seeds), 1)
 
     def best_run(self) -> Path:
         """Return the winner's best seed by validation; InputError: there is no winner yet."""
-        *_, trials = self.stages()
+        *_, trials = self.rounds()
         best = best_finished(trials)
-        if best is None or best.stage != FINAL:
+        if best is None or best.round != FINAL:
             raise InputError(
                 f"{self.directory} is a sweep without a winner yet: let its command end"
             )
         return best.directory
 
-    def stages(self) -> Iterator[list[Trial]]:
-        """Yield the trials of a stage; ask for the next stage once they have ended.
+    def rounds(self) -> Iterator[list[Trial]]:
+        """Yield the trials of a round; ask for the next round once they have ended.
 
-        The iterator ends early if a stage has open trials or none that finished.
+        The iterator ends early if a round has open trials or none that finished.
         """
         setting = self.start
-        for stage, changes in self._changes().items():
-            trials = [self.trial(stage, setting | change, {}) for change in changes]
+        for round, changes in self._changes().items():
+            trials = [self.trial(round, setting | change, {}) for change in changes]
             yield trials
             best = best_finished([trial.refresh() for trial in trials])
             if best is None or any(trial.status == "open" for trial in trials):

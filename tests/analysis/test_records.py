@@ -50,7 +50,7 @@ def test_a_sweep_of_changed_data_is_refused(sweep_copy):
 
 
 def test_a_sweep_without_its_json_does_not_pass_for_its_trials(sweep_copy):
-    """Of them, a report would have neither stages nor the winner's test scores."""
+    """Of them, a report would have neither rounds nor the winner's test scores."""
     (sweep_copy / "sweep.json").unlink()
     problem = f"{sweep_copy} is a sweep without sweep.json"
     assert refused(sweep_copy) == f"{problem}: run its command again"

@@ -13,7 +13,7 @@ import pytest
 import runs
 from commands import SAMPLE, start
 from reviews import read_table, refuses
-from sweeping import AXES, ONE_TRIAL, STAGES, table
+from sweeping import AXES, ONE_TRIAL, ROUNDS, table
 
 from benchmarks.reliability.comparing import contents
 from configs import lstm
@@ -87,9 +87,9 @@ SETTINGS = {  # any is an axis, beside the three of every sweep; as text from th
     ("procedure", "axes", "trials", "best"),
     [
         ("grid", {}, 12, ""),
-        ("stages", {}, 5, ""),
+        ("rounds", {}, 5, ""),
         ("grid", SETTINGS, 16, ", epochs 2, model.bidirectional True"),
-        ("stages", SETTINGS, 5, ", epochs 2, model.bidirectional True"),
+        ("rounds", SETTINGS, 5, ", epochs 2, model.bidirectional True"),
     ],
 )
 def test_finds_the_best_setting(
@@ -227,7 +227,7 @@ def test_failed_trials_are_listed_and_the_others_trained(run, tmp_path, training
 
 def test_nothing_to_choose_from(run, tmp_path, training):
     training.errors = {number: Diverged("diverged", 1) for number in range(12)}
-    with pytest.raises(RunError, match=r"0 of the 12 trials of the grid stage.*delete failed.json"):
+    with pytest.raises(RunError, match=r"0 of the 12 trials of the grid round.*delete failed.json"):
         run()
     assert len(training.runs) == 12
     assert len(table(tmp_path / "sweep").splitlines()) == 13
@@ -255,7 +255,7 @@ def test_a_full_disk_is_not_a_failed_trial(run, tmp_path, training):
         ({"batch_size": (9999,)}, r"batch_size=9999 is larger than the \d+ training texts"),
         ({"learning_rate": ()}, "--sweep_learning_rate=: one or more float values"),
         ({"seeds": (-1,)}, "config: seed=-1 must be >= 0"),
-        ({"procedure": "random"}, "procedure='random' is unknown, choose grid, stages"),
+        ({"procedure": "random"}, "procedure='random' is unknown, choose grid, rounds"),
         ({"momentum": (1,)}, r"momentum is no axis .* did you mean optimizer.momentum\?"),
         ({"model.bidirectional": ("True", "no")}, "=True,no: one or more bool values"),
         ({"model.attention_dropout": (0.1,)}, "attention_dropout is no axis for a sweep of lstm"),
@@ -289,12 +289,12 @@ def test_a_vocabulary_that_comes_with_the_weights_is_no_axis(config, tmp_path):
             plan_sweep(tmp_path, learns, {**AXES, axis: (1, 2)})
 
 
-@pytest.mark.parametrize("axes", [AXES, STAGES], ids=["grid", "stages"])
+@pytest.mark.parametrize("axes", [AXES, ROUNDS], ids=["grid", "rounds"])
 @pytest.mark.parametrize("dies", [False, True])
 def test_a_trial_in_use_is_awaited_or_taken_over(
     config, tmp_path, training, monkeypatch, axes, dies
 ):
-    (trials, *_) = plan_sweep(tmp_path, resolve(config), axes).stages()
+    (trials, *_) = plan_sweep(tmp_path, resolve(config), axes).rounds()
     directory = trials[1].directory
     directory.mkdir()
     other = contextlib.ExitStack()

@@ -1,8 +1,8 @@
-"""The plan of a sweep: its stages, its choice, its winner, the configs' own sweeps."""
+"""The plan of a sweep: its rounds, its choice, its winner, the configs' own sweeps."""
 
 import pytest
 import runs
-from sweeping import AXES, STAGES, accuracy
+from sweeping import AXES, ROUNDS, accuracy
 
 from configs import bert, electra, lstm
 from sentiment_jax.config.recipes import override
@@ -19,11 +19,11 @@ def finish(trial, **scores):
     write_json(trial.files.result, {"val": scores})
 
 
-def test_stages_vary_one_axis_of_the_best_setting_so_far(tmp_path):
-    plan = plan_sweep(tmp_path, resolve(runs.make_small()), STAGES)
+def test_rounds_vary_one_axis_of_the_best_setting_so_far(tmp_path):
+    plan = plan_sweep(tmp_path, resolve(runs.make_small()), ROUNDS)
     seen = {}
-    for trials in plan.stages():
-        seen[trials[0].stage] = [tuple(trial.setting.values()) for trial in trials]
+    for trials in plan.rounds():
+        seen[trials[0].round] = [tuple(trial.setting.values()) for trial in trials]
         for trial in trials:
             finish(trial, loss=0.5, accuracy=accuracy(trial.config))
     assert seen == {
@@ -47,12 +47,12 @@ def test_stages_vary_one_axis_of_the_best_setting_so_far(tmp_path):
 def test_ties_are_broken_by_the_other_score_then_by_the_order(tmp_path, select_by, scores, best):
     axes = {**AXES, "batch_size": (8,), "learning_rate": (1e-3,)}
     plan = plan_sweep(tmp_path, resolve(runs.make_small(select_by=select_by)), axes)
-    (trials, *_) = plan.stages()
+    (trials, *_) = plan.rounds()
     for trial, score in zip(trials, scores, strict=True):
         if score is not None:
             finish(trial, accuracy=score[0], loss=score[1])
     assert best_finished([trial.refresh() for trial in trials]).setting["optimizer"] == best
-    assert len(list(plan.stages())) == (1 if None in scores else 2), "chosen with an open trial"
+    assert len(list(plan.rounds())) == (1 if None in scores else 2), "chosen with an open trial"
 
 
 @pytest.mark.parametrize(
