@@ -1,3 +1,4 @@
-"$PYTHON" -m sentiment_jax.main --config=linear --workdir="$FOLDER/run" --config.seed="$SEED" \
-    --config.data.path="$FOLDER/train.csv" --config.data.validation_path="$FOLDER/val.csv" --config.data.test_path="$FOLDER/test.csv"
+(cat "$FOLDER/train.csv" && tail -n +2 "$FOLDER/val.csv") > "$FOLDER/both.csv" # C is chosen in folds of the training texts
+"$PYTHON" -m sentiment_jax.main --config=linear --workdir="$FOLDER/run" --config.seed="$SEED" --config.data.validation_fraction=0 \
+    --config.data.path="$FOLDER/both.csv" --config.data.test_path="$FOLDER/test.csv" --config.linear_baseline=False
 cp "$FOLDER/run/predictions.csv" "$FOLDER/predicted.csv"
