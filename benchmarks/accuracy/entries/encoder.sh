@@ -1,5 +1,3 @@
-(cat "$FOLDER/train.csv" && tail -n +2 "$FOLDER/val.csv") > "$FOLDER/both.csv" # nothing is chosen: the last epoch counts
-"$PYTHON" -m sentiment_jax.main --config=encoder --workdir="$FOLDER/run" --config.seed="$SEED" --config.data.validation_fraction=0 \
-    --config.data.path="$FOLDER/both.csv" --config.data.test_path="$FOLDER/test.csv" --config.linear_baseline=False \
-    --config.model.pretrained="$WEIGHTS"
+"$PYTHON" -m sentiment_jax.main --config=encoder --workdir="$FOLDER/run" --config.seed="$SEED" --config.model.pretrained="$WEIGHTS" \
+    --config.data.path="$FOLDER/train.csv" --config.data.validation_path="$FOLDER/val.csv" --config.data.test_path="$FOLDER/test.csv"
 cp "$FOLDER/run/predictions.csv" "$FOLDER/predicted.csv"
