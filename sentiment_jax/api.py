@@ -26,6 +26,7 @@ from sentiment_jax.config.schema import split_names
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.dataset import infer_source
+from sentiment_jax.data.kinds import join_labels
 from sentiment_jax.data.labels import find_class, join_columns
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.data.table import find_column
@@ -260,7 +261,8 @@ def _to_texts(values: Any, name: str, separator: str = "") -> list[str]:
         raise InputError(f"{name}: a list or a column is expected, not {type(values).__name__}")
     if separator:
         lists = [[v] if pandas.api.types.is_scalar(v) else v for v in values]
-        return [separator.join(_to_texts(of, f"{name}, number {i}")) for i, of in enumerate(lists)]
+        found = [_to_texts(of, f"{name}, number {i}") for i, of in enumerate(lists)]
+        return [join_labels(labels, separator) for labels in found]
     return [_to_text(value, f"{name}, number {i}") for i, value in enumerate(values)]
 
 
@@ -339,7 +341,7 @@ def _keep_texts(
                 write_atomically(path, text)
         paths = {split: str(directory.reviews[split].absolute()) for split in given}
         form = {"separator": "", "quote": "", "header": True}  # of the file written above
-        changes = {"source": "csv", "path": paths["train"], "test_path": paths.get("test", "")}
+        changes = {"source": "csv", "path": paths["train"], "test_path": paths.get("test", config.data.test_path)}
         yield override(config, {"data": changes | form})
     except BaseException:
         if _read(directory.env) == env:

@@ -15,12 +15,13 @@ from sentiment_jax.data.kinds import LabelKind, Labels, kind_of
 from sentiment_jax.data.labels import apply_temperature, average_thresholds
 from sentiment_jax.data.predictions import prediction_columns
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import check_checksum
+from sentiment_jax.storage.files import check_checksum, read_cell
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.metrics import HALF_DIGIT, is_correct, measure
 from sentiment_jax.training.trained_model import thresholds_of
 
 BINS = 10
+CELLS = ["id", "label"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,8 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
         remedy = f"--mode=evaluate --split={split} --workdir={trial.directory} writes it again"
         check_checksum(path, trial.env, remedy)
         frame = pandas.read_csv(path, dtype=object, na_filter=False)
+        frame.columns = frame.columns.map(read_cell)
+        frame[CELLS] = frame[CELLS].map(read_cell)
         frames.append(frame.astype(dict.fromkeys(columns, float)))
         orders.append(trial.env[f"{path.stem}_order"])
     if len({*orders}) > 1:

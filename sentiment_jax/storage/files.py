@@ -22,10 +22,12 @@ import numpy as np
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
-from sentiment_jax.runtime.terminal import visible
+from sentiment_jax.runtime.terminal import UNSEEN
 
 SEAL = "sha256"
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.I)  # no formula
+FORMULA = re.compile(r"'*[=+@\t-]")  # or what `write_cell` has made of one
+CODE = r"(?:x([0-9a-f]{2})|u([0-9a-f]{4}))"  # of a character in a cell, behind a backslash
 
 
 @contextlib.contextmanager
@@ -122,14 +124,26 @@ def check_checksum(path: Path, register: Mapping[str, Any], remedy: str) -> None
         raise InputError(f"{path} is not what was written (its sha256 differs): {remedy}")
 
 
-def safe_cell(value: Any) -> Any:
-    """Return a table's cell: NaN as None, and no text that a spreadsheet would run."""
+def write_cell(value: Any) -> Any:
+    """Return a table's cell: NaN as None, and no text that a spreadsheet or terminal would run.
+
+    A character that can't be seen stands as its code, as does a backslash before such a code.
+    """
     if not isinstance(value, str):
         return None if value != value else value
-    text = visible(value.replace("\r\n", "\n"))
-    if value.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(value):
-        return f"'{text}"
-    return text
+    text = re.sub(rf"(?!\r\n){UNSEEN}|\\(?={CODE})", _code, value)
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+
+
+def _code(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
+
+
+def read_cell(text: str) -> str:
+    """Return the text of which `write_cell` made a cell."""
+    text = text[1:] if text[:1] == "'" and FORMULA.match(text) else text
+    return re.sub(rf"\\{CODE}", lambda found: chr(int(found[1] or found[2], 16)), text)
 
 
 def write_csv(
@@ -138,6 +152,6 @@ def write_csv(
     """Write a table atomically, its cells made safe."""
     text = io.StringIO(newline="")
     table = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    table.writerow(map(safe_cell, header))
-    table.writerows(map(safe_cell, row) for row in rows)
+    table.writerow(map(write_cell, header))
+    table.writerows(map(write_cell, row) for row in rows)
     write_atomically(path, text.getvalue())
