@@ -24,7 +24,7 @@ from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import split_names
 from sentiment_jax.config.stored import flatten
-from sentiment_jax.config.validation import validate
+from sentiment_jax.config.validation import validate, value_problems
 from sentiment_jax.data.dataset import infer_source
 from sentiment_jax.data.kinds import join_labels
 from sentiment_jax.data.labels import find_class, join_columns
@@ -54,7 +54,10 @@ def get_config(
     These are equal: `get_config("lstm", {"optimizer.name": "sgd"}, epochs=3)` and
     `get_config("lstm", epochs=3, optimizer={"name": "sgd"})`.
     """
-    return override(read_recipe(str(recipe)), {**(changes or {}), **settings})
+    config = override(read_recipe(str(recipe)), {**(changes or {}), **settings})
+    if problems := value_problems(config):
+        raise InputError(f"config: {'; '.join(problems)}")
+    return config
 
 
 def train(
@@ -83,7 +86,7 @@ def train(
       Interrupted: a signal came; the state is saved, the same call resumes.
     """
     config = infer_source(config if isinstance(config, ConfigDict) else get_config(config))
-    directory = RunDirectory(Path(workdir).expanduser())
+    directory = RunDirectory(_path(workdir))
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
     with _keep_texts(config, directory, {"train": data, "test": test}, fresh) as config:
@@ -107,8 +110,7 @@ def pretrain(
     config = infer_source(config if isinstance(config, ConfigDict) else get_config(config))
     validate(config, pretraining=True)
     startup.start(config)
-    directory = Path(workdir).expanduser()
-    return pretrain_run(config, directory, fresh=fresh, after_epoch=after_epoch)
+    return pretrain_run(config, _path(workdir), fresh=fresh, after_epoch=after_epoch)
 
 
 def compare(
@@ -132,7 +134,7 @@ def compare(
     """
     from sentiment_jax.modes.compare import compare as compare_recipes  # late: scikit-learn
 
-    directory = RunDirectory(Path(workdir).expanduser())
+    directory = RunDirectory(_path(workdir))
     changed = dict(changes or {})
     tables = {"train": data, "test": test}
     if isinstance(data, str | Path):
@@ -152,7 +154,7 @@ def load(workdir: str | Path) -> "Model":
     A process that is forked later can't use it and waits for ever: load there, or start processes
     by "spawn". InputError: no run, no validated checkpoint yet. RunError: a damaged checkpoint.
     """
-    return Model(find_run(Path(workdir).expanduser()))
+    return Model(find_run(_path(workdir)))
 
 
 class Model:
@@ -236,6 +238,13 @@ class Model:
         return _to_texts(texts, "the texts"), index
 
 
+def _path(workdir: Any) -> Path:
+    try:
+        return Path(workdir).expanduser()
+    except TypeError:
+        raise InputError(f"workdir: a path is expected, not {type(workdir).__name__}") from None
+
+
 def _to_text(value: Any, where: str) -> str:
     """Return a value as the text of a cell; InputError: it is none.
 
@@ -272,6 +281,8 @@ def _column(data: Any, name: str) -> pandas.Series:
         table = pandas.DataFrame(data, dtype=None if isinstance(data, pandas.DataFrame) else object)
     except (TypeError, ValueError) as error:
         raise InputError(f"the data must be a table, or (texts, labels): {error}") from error
+    if name in table.index.names:
+        return table.index.get_level_values(name).to_series(table.index)
     if (column := find_column(list(table.columns), name)) is None:
         found = ", ".join(map(repr, table.columns))
         raise InputError(
@@ -341,7 +352,11 @@ def _keep_texts(
                 write_atomically(path, text)
         paths = {split: str(directory.reviews[split].absolute()) for split in given}
         form = {"separator": "", "quote": "", "header": True}  # of the file written above
-        changes = {"source": "csv", "path": paths["train"], "test_path": paths.get("test", config.data.test_path)}
+        changes = {
+            "source": "csv",
+            "path": paths["train"],
+            "test_path": paths.get("test", config.data.test_path),
+        }
         yield override(config, {"data": changes | form})
     except BaseException:
         if _read(directory.env) == env:

@@ -85,7 +85,7 @@ def _number_several(
     class_of = {_spell(name).casefold(): i for i, name in enumerate(names)}
     for i, name in enumerate(names):
         if is_blank(key := _spell(name).casefold()) or class_of[key] != i:
-            twin = "a label is not nan and differs in more than case"
+            twin = "a label is not nan, and differs in more than case or .0"
             raise InputError(f"{data.path}: label {name!r} can't be told from others: {twin}")
     if others := [key for key in keys if key not in class_of]:
         counts = f"{data.path}: {len(others):,} labels are not among {first_five(names)}"

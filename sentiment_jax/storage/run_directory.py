@@ -141,6 +141,12 @@ class RunDirectory:
         if processes.is_main():
             self.removed.unlink(missing_ok=True)
 
+    @property
+    def remedy(self) -> str:
+        """What to do for a run of other settings: only a run by itself can start over."""
+        start_over = "" if directory_kind(self.path.parent) else ", or --fresh to start over"
+        return f"choose another --workdir{start_over}"
+
     def outcome(self) -> tuple[str, dict[str, Any]]:
         """Return "finished", "failed" or "open", and what the result or the failure holds."""
         for status, path in (("finished", self.result), ("failed", self.failed)):
@@ -191,7 +197,7 @@ class RunDirectory:
         ignored = (*HARMLESS, "data.teacher")  # teachers are compared by content
         if changes := stored.config_difference(self.read_config(), config, ignored):
             problem = f"{self.path} was started with another config ({'; '.join(changes)})"
-            raise InputError(f"{problem}; choose another --workdir, or --fresh to start over")
+            raise InputError(f"{problem}; {self.remedy}")
 
     def check_data(self, statistics: dict[str, Any]) -> None:
         """Raise InputError unless the data are those that env.json records.
@@ -274,6 +280,19 @@ def prepare_workdir(path: Path, *, nested: bool = False) -> None:
 
 
 @contextlib.contextmanager
+def removed_if_unused(path: Path) -> Iterator[None]:
+    """Remove a directory that holds nothing but its lock, if what follows fails."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if processes.is_main() and not [x for x in path.iterdir() if x.name != "lock"]:
+                RunDirectory(path).lock.unlink(missing_ok=True)
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def lock_run(path: Path) -> Iterator[None]:
     """Hold a directory for this process, or raise InUse; a dead process's lock is free."""
     if not processes.is_main():
@@ -292,7 +311,8 @@ def lock_run(path: Path) -> Iterator[None]:
         since = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
         file.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
         file.flush()
-        yield
+        with removed_if_unused(path):
+            yield
 
 
 def command_line() -> str:

@@ -26,9 +26,13 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
 
 COUNTS = pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.slow)])
-PIECES = st.sampled_from([*"'\"=+-@\\,;|[]{}\t\r\n x1\x1b\x00\u202e", "\\x1b", "nan", "1.0", "\ud800"])
+PIECES = st.sampled_from(
+    [*"'\"=+-@\\,;|[]{}\t\r\n x1\x1b\x00\u202e", "\\x1b", "nan", "1.0", "\ud800"]
+)
 ANY = st.text() | st.lists(PIECES, max_size=8).map("".join)
-READABLE = ANY.filter(lambda text: "\0" not in text and not any("\ud800" <= c < "\ue000" for c in text))
+READABLE = ANY.filter(
+    lambda text: "\0" not in text and not any("\ud800" <= c < "\ue000" for c in text)
+)
 # What may name a class, as our classes are spelled.
 LABELS = READABLE.map(_spell).filter(lambda of: of.isprintable() and not is_blank(of))
 SETS = st.lists(LABELS, min_size=2, max_size=4, unique_by=str.casefold)
@@ -60,7 +64,9 @@ def test_a_table_of_predictions_comes_back_with_all_its_columns(count, name, tmp
         assert table.texts == [row[:2] for row in rows]
         assert table.columns == header
 
-    columns = ANY.filter(lambda of: len({of.strip().casefold(), "label", "row", "predicted", "warning"}) > 4)
+    columns = ANY.filter(
+        lambda of: len({of.strip().casefold(), "label", "row", "predicted", "warning"}) > 4
+    )
     check(count, {"texts": st.lists(ANY, min_size=1, max_size=4), "column": columns}, same)
 
 
@@ -80,7 +86,9 @@ def write_as(form, path, rows, monkeypatch):
         path.write_text(_to_csv(frame, DataConfig(label_separator=";")), newline="")
     elif form in ("csv", "tsv"):
         with path.open("w", newline="") as file:
-            lines = [(text, cell if isinstance(cell, str) else json.dumps(cell)) for text, cell in rows]
+            lines = [
+                (text, cell if isinstance(cell, str) else json.dumps(cell)) for text, cell in rows
+            ]
             quoted = csv.writer(file, delimiter=FORMATS[path.suffix], quoting=csv.QUOTE_ALL)
             quoted.writerows([("text", "label"), *lines])
     elif form == "jsonl":
@@ -101,7 +109,9 @@ def test_a_label_of_any_table_names_its_class(count, form, tmp_path, monkeypatch
     path = tmp_path / f"a.{'csv' if form == 'python' else form}"
 
     def same(labels, text):
-        rows = [(f"{text} film {i} {text}", labels[i % len(labels)]) for i in range(10 * len(labels))]
+        rows = [
+            (f"{text} film {i} {text}", labels[i % len(labels)]) for i in range(5 * len(labels))
+        ]
         write_as(form, path, rows, monkeypatch)
         data = DataConfig("csv", str(path), test_path=str(path), labels=join_names(labels))
         for texts in read_texts(data):
@@ -126,7 +136,7 @@ def test_a_list_of_labels_is_a_list(count, form, tmp_path, monkeypatch):
     def same(labels, separator):
         if form == "python":
             separator = ";"
-        lists = [labels[i % len(labels) :] if i % 5 else [] for i in range(12 * len(labels))]
+        lists = [labels[i % len(labels) :] if i % 5 else [] for i in range(7 * len(labels))]
         rows = [(f"film {i}", of) for i, of in enumerate(lists)]
         write_as(form, path, rows, monkeypatch)
         data = DataConfig("csv", str(path), test_path=str(path), label_separator=separator)
@@ -140,7 +150,9 @@ def test_a_list_of_labels_is_a_list(count, form, tmp_path, monkeypatch):
 
 @COUNTS
 @pytest.mark.parametrize("separator", ["", ";"])
-def test_predictions_are_read_with_the_names_that_they_were_written_with(count, separator, tmp_path):
+def test_predictions_are_read_with_the_names_that_they_were_written_with(
+    count, separator, tmp_path
+):
     directory = RunDirectory(tmp_path)
 
     def same(labels, ids):
@@ -166,7 +178,12 @@ def test_predictions_are_read_with_the_names_that_they_were_written_with(count, 
 @COUNTS
 def test_a_folder_and_its_files_keep_their_names(count, tmp_path):
     def same(labels, name):
-        assume(all(len(os.fsencode(of)) < 200 and "/" not in of and of[0] != "." for of in (*labels, name)))
+        assume(
+            all(
+                len(os.fsencode(of)) < 200 and "/" not in of and of[0] != "."
+                for of in (*labels, name)
+            )
+        )
         folder = tmp_path / "texts"
         shutil.rmtree(folder, ignore_errors=True)
         for label in labels:
@@ -175,7 +192,9 @@ def test_a_folder_and_its_files_keep_their_names(count, tmp_path):
                 (folder / label / f"{name}{i}.txt").write_text(f"a film {label} {i}")
         data = DataConfig("csv", str(folder), test_path=str(folder), labels=join_names(labels))
         for prefix, texts in zip(("", "test "), read_texts(data), strict=True):
-            named = [f"{prefix}{texts.classes[i]}/{name}{k % 2}.txt" for k, i in enumerate(texts.codes)]
+            named = [
+                f"{prefix}{texts.classes[i]}/{name}{k % 2}.txt" for k, i in enumerate(texts.codes)
+            ]
             assert [*texts.ids] == named
 
     check(count, {"labels": SETS, "name": READABLE.filter(bool)}, same)
