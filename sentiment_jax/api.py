@@ -268,11 +268,13 @@ def _to_texts(values: Any, name: str, separator: str = "") -> list[str]:
     """Return a sequence of values, or of lists to join, as texts; InputError: it is no such one."""
     if isinstance(values, str | bytes | Mapping | pandas.DataFrame) or not np.iterable(values):
         raise InputError(f"{name}: a list or a column is expected, not {type(values).__name__}")
-    if separator:
-        lists = [[v] if pandas.api.types.is_scalar(v) else v for v in values]
-        found = [_to_texts(of, f"{name}, number {i}") for i, of in enumerate(lists)]
-        return [join_labels(labels, separator) for labels in found]
-    return [_to_text(value, f"{name}, number {i}") for i, value in enumerate(values)]
+    found = []
+    for number, value in enumerate(values):
+        where = f"{name}, number {number}"
+        several = separator and not pandas.api.types.is_scalar(value)
+        labels = _to_texts(value, where) if several else []
+        found.append(join_labels(labels, separator) if several else _to_text(value, where))
+    return found
 
 
 def _column(data: Any, name: str) -> pandas.Series:

@@ -353,7 +353,7 @@ def join_labels(labels: Sequence[str], separator: str) -> str:
 
 
 def split_labels(cell: str, separator: str) -> list[str]:
-    """Return the labels in a cell: a list as JSON or Python writes it, or labels that are joined."""
+    """Return the labels in a cell: a list, as JSON or Python writes it, or joined labels."""
     cell = cell.strip()
     if cell[:1] + cell[-1:] != "[]":
         return cell.split(separator)

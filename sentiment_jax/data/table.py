@@ -219,7 +219,7 @@ def _read_delimited(
     if problem:
         settings = f", or set {flags}quote=none or {flags}separator" if flags == FLAGS else ""
         raise InputError(f"{name}, {problem}{settings}")
-    if WRITTEN <= {*header}:
+    if {*header} >= WRITTEN:
         header = [*map(read_cell, header)]
         found = {row: [*map(read_cell, line)] for row, line in found.items()}
     several = [of for of in sorted(whole, key=whole.__getitem__, reverse=True) if whole[of] > 1]

@@ -95,7 +95,8 @@ def compare(
     multi-label. After `stop_after` seconds, the current run is saved and the comparison stops. The
     columns are the validation accuracy with its 95 % interval, macro F1, the metric if it is
     another one, McNemar's p against the recipe `linear`, the seconds of training and of compiling,
-    texts per second from text to probability, and the size of the parameters. Errors are those of a training.
+    texts per second from text to probability, and the size of the parameters. Errors are those of
+    a training.
     """
     recipes, data, dataset = _read(changes, directory)
     by = _metric(choose_by, data, dataset.splits["train"])

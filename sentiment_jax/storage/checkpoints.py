@@ -20,7 +20,6 @@ files restore silently as other numbers, hence the manifest. A checkpoint whose 
 its manifest is damaged: it is set aside as N.corrupt.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -32,7 +31,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sentiment_jax.errors import DiskFull, InputError, RunError
+from sentiment_jax.errors import DiskFull, InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage.files import file_sha256, read_json, write_atomically, write_json
 
@@ -180,19 +179,11 @@ class Checkpoints:
 
 
 def _orbax() -> Any:
-    """Return the interface V1 of Orbax: before 0.12.4 it is experimental, from 1.0 the top level."""
-    with contextlib.suppress(ImportError):
+    """Return the interface V1 of Orbax, which is its top level from 1.0 on."""
+    try:
         from orbax.checkpoint import v1
-
-        return v1
-    with contextlib.suppress(ImportError):
-        from orbax.checkpoint.experimental import v1
-
-        return v1
-    import orbax.checkpoint as v1
-
-    if not hasattr(v1, "load"):
-        raise RunError("this Orbax has no interface V1: install that of requirements-cpu.txt")
+    except ImportError:
+        import orbax.checkpoint as v1
     return v1
 
 

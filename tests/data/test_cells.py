@@ -1,4 +1,4 @@
-"""Text in, text out: labels, texts, names of classes and of files, through every form of a table."""
+"""Text in, text out: labels, texts, names of classes and files, through each form of a table."""
 
 import csv
 import dataclasses
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.api import _to_csv
 from sentiment_jax.config.schema import Config, DataConfig, join_names
-from sentiment_jax.data.kinds import MultiLabel, join_labels, kind_of, split_labels
+from sentiment_jax.data.kinds import join_labels, kind_of, split_labels
 from sentiment_jax.data.labels import _spell
 from sentiment_jax.data.predictions import write_predictions
-from sentiment_jax.data.table import FORMATS, read_labeled, read_table, read_texts, write_table
+from sentiment_jax.data.table import FORMATS, read_table, read_texts, write_table
 from sentiment_jax.data.texts import Texts, is_blank, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import read_cell, write_cell, write_json
@@ -54,9 +54,8 @@ def test_a_cell_is_read_as_it_was_written(count):
 
 
 @COUNTS
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
-def test_a_table_of_predictions_comes_back_with_all_its_columns(count, name, tmp_path):
-    def same(texts, column):
+def test_a_table_of_predictions_comes_back_with_all_its_columns(count, tmp_path):
+    def same(texts, column, name):
         header = [column, "label", "row", "predicted", "warning"]
         rows = [[text, text[::-1], i, "a", ""] for i, text in enumerate(texts)]
         write_table(tmp_path / name, header, rows)
@@ -67,7 +66,9 @@ def test_a_table_of_predictions_comes_back_with_all_its_columns(count, name, tmp
     columns = ANY.filter(
         lambda of: len({of.strip().casefold(), "label", "row", "predicted", "warning"}) > 4
     )
-    check(count, {"texts": st.lists(ANY, min_size=1, max_size=4), "column": columns}, same)
+    names = st.sampled_from(["a.csv", "a.tsv", "a.jsonl"])
+    texts = st.lists(ANY, min_size=1, max_size=4)
+    check(count, {"texts": texts, "column": columns, "name": names}, same)
 
 
 @COUNTS
@@ -79,11 +80,14 @@ def test_labels_of_a_text_are_one_cell(count):
     check(count, {"labels": lists, "separator": st.sampled_from(",;|")}, same)
 
 
-def write_as(form, path, rows, monkeypatch):
+def write_as(form, folder, rows, monkeypatch):
     """Write texts and labels as some other program would, or as `train` does from Python."""
+    path = folder / f"a.{'csv' if form == 'python' else form}"
     frame = pandas.DataFrame(rows, columns=["text", "label"])
     if form == "python":
-        path.write_text(_to_csv(frame, DataConfig(label_separator=";")), newline="")
+        several = isinstance(rows[0][1], list)
+        data = DataConfig(label_separator=";" if several else "")
+        path.write_text(_to_csv(frame, data), newline="")
     elif form in ("csv", "tsv"):
         with path.open("w", newline="") as file:
             lines = [
@@ -98,22 +102,20 @@ def write_as(form, path, rows, monkeypatch):
     else:  # a workbook, as openpyxl would read it
         path.write_bytes(b"PK\x03\x04")
         monkeypatch.setattr(pandas, "read_excel", lambda *_, **__: frame)
+    return str(path)
 
 
-FORMS = pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "xlsx", "python"])
+FORMS = st.sampled_from(["csv", "tsv", "jsonl", "parquet", "xlsx", "python"])
 
 
-@FORMS
 @COUNTS
-def test_a_label_of_any_table_names_its_class(count, form, tmp_path, monkeypatch):
-    path = tmp_path / f"a.{'csv' if form == 'python' else form}"
-
-    def same(labels, text):
+def test_a_label_of_any_table_names_its_class(count, tmp_path, monkeypatch):
+    def same(labels, text, form):
         rows = [
             (f"{text} film {i} {text}", labels[i % len(labels)]) for i in range(5 * len(labels))
         ]
-        write_as(form, path, rows, monkeypatch)
-        data = DataConfig("csv", str(path), test_path=str(path), labels=join_names(labels))
+        path = write_as(form, tmp_path, rows, monkeypatch)
+        data = DataConfig("csv", path, test_path=path, labels=join_names(labels))
         for texts in read_texts(data):
             assert [texts.classes[i] for i in texts.codes] == [label for _, label in rows]
             assert texts.texts == tuple(normalize_text(text) for text, _ in rows)
@@ -125,37 +127,32 @@ def test_a_label_of_any_table_names_its_class(count, form, tmp_path, monkeypatch
             named = found.classes if found.named else ("0", "1")
             assert {*named} == {*labels} or {*labels} <= {"0", "1", "True", "False"}
 
-    check(count, {"labels": SETS, "text": READABLE}, same)
+    check(count, {"labels": SETS, "text": READABLE, "form": FORMS}, same)
 
 
-@FORMS
 @COUNTS
-def test_a_list_of_labels_is_a_list(count, form, tmp_path, monkeypatch):
-    path = tmp_path / f"a.{'csv' if form == 'python' else form}"
-
-    def same(labels, separator):
+def test_a_list_of_labels_is_a_list(count, tmp_path, monkeypatch):
+    def same(labels, separator, form):
         if form == "python":
             separator = ";"
         lists = [labels[i % len(labels) :] if i % 5 else [] for i in range(7 * len(labels))]
         rows = [(f"film {i}", of) for i, of in enumerate(lists)]
-        write_as(form, path, rows, monkeypatch)
-        data = DataConfig("csv", str(path), test_path=str(path), label_separator=separator)
+        path = write_as(form, tmp_path, rows, monkeypatch)
+        data = DataConfig("csv", path, test_path=path, label_separator=separator)
         for texts in read_texts(data):
             assert {*texts.classes} == {*labels}
             found = [{texts.classes[i] for i in np.flatnonzero(of)} for of in texts.labels]
             assert found == [{*of} for of in lists]
 
-    check(count, {"labels": SETS, "separator": st.sampled_from(",;|")}, same)
+    separators = st.sampled_from(",;|")
+    check(count, {"labels": SETS, "separator": separators, "form": FORMS}, same)
 
 
 @COUNTS
-@pytest.mark.parametrize("separator", ["", ";"])
-def test_predictions_are_read_with_the_names_that_they_were_written_with(
-    count, separator, tmp_path
-):
+def test_predictions_are_read_with_the_names_that_they_were_written_with(count, tmp_path):
     directory = RunDirectory(tmp_path)
 
-    def same(labels, ids):
+    def same(labels, ids, separator):
         data = DataConfig(labels=join_names(labels), label_separator=separator)
         config = Config(data=data)
         assert config.classes == tuple(labels)
@@ -172,7 +169,9 @@ def test_predictions_are_read_with_the_names_that_they_were_written_with(
         assert found.ids == tuple(ids)
         np.testing.assert_array_equal(found.labels, own)
 
-    check(count, {"labels": SETS, "ids": st.lists(ANY, min_size=1, max_size=5)}, same)
+    ids = st.lists(ANY, min_size=1, max_size=5)
+    separators = st.sampled_from(["", ",", ";"])
+    check(count, {"labels": SETS, "ids": ids, "separator": separators}, same)
 
 
 @COUNTS

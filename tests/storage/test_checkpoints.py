@@ -1,17 +1,14 @@
 import shutil
-import sys
 from pathlib import Path
-from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from orbax.checkpoint.experimental import v1
+from orbax.checkpoint import v1
 
-from sentiment_jax.errors import DiskFull, InputError, RunError
+from sentiment_jax.errors import DiskFull, InputError
 from sentiment_jax.runtime import devices
-from sentiment_jax.storage import checkpoints
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
 
@@ -58,27 +55,15 @@ def test_the_last_two_and_the_best_are_kept(filled):
 
 
 def test_the_interface_of_orbax_1_is_used_where_it_is_out(tmp_path, monkeypatch):
-    """There the interface V1 is the top level, and its experimental module may be gone."""
+    """There the interface V1 is the top level."""
     for name in v1.__dict__.keys() - vars(ocp).keys() | {"metadata"}:
         monkeypatch.setattr(ocp, name, getattr(v1, name), raising=False)
     monkeypatch.delattr(ocp, "v1")
-    monkeypatch.setitem(sys.modules, v1.__name__, None)
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 7)
     np.testing.assert_array_equal(checkpoints.read(7, "params")["bias"], np.arange(4.0) + 7)
     template = devices.abstract(state(0.0), devices.data_mesh())
     assert checkpoints.read(7, "params", template)["bias"][0] == 7
-
-
-def test_the_former_interface_of_orbax_is_not_taken_for_v1(tmp_path, monkeypatch):
-    experimental = mock.Mock()
-    monkeypatch.setattr(ocp, "v1", experimental)
-    assert checkpoints._orbax() is experimental  # since 0.12.4
-    monkeypatch.delattr(ocp, "v1")
-    assert checkpoints._orbax() is v1
-    monkeypatch.setitem(sys.modules, v1.__name__, None)
-    with pytest.raises(RunError, match="no interface V1"):
-        checkpoints._orbax()
 
 
 def test_what_is_left_of_a_failed_save_is_overwritten(tmp_path):
