@@ -36,7 +36,12 @@ from sentiment_jax.modes.pretrain import pretrain as pretrain_run
 from sentiment_jax.modes.train import train as train_run
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
-from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
+from sentiment_jax.storage.run_directory import (
+    RunDirectory,
+    lock_run,
+    prepare_workdir,
+    removed_if_unused,
+)
 from sentiment_jax.sweeps.plan import find_run
 from sentiment_jax.training.fit import AfterEpoch
 from sentiment_jax.training.lineage import warn_of_training_texts
@@ -89,7 +94,8 @@ def train(
     directory = RunDirectory(_path(workdir))
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
-    with _keep_texts(config, directory, {"train": data, "test": test}, fresh) as config:
+    tables = {"train": data, "test": test}
+    with removed_if_unused(directory.path), _keep_texts(config, directory, tables, fresh) as config:
         validate(config)  # by now it names the data
         startup.start(config)
         return train_run(config, directory.path, fresh=fresh, after_epoch=after_epoch)
@@ -354,11 +360,8 @@ def _keep_texts(
                 write_atomically(path, text)
         paths = {split: str(directory.reviews[split].absolute()) for split in given}
         form = {"separator": "", "quote": "", "header": True}  # of the file written above
-        changes = {
-            "source": "csv",
-            "path": paths["train"],
-            "test_path": paths.get("test", config.data.test_path),
-        }
+        tested = paths.get("test", config.data.test_path)
+        changes = {"source": "csv", "path": paths["train"], "test_path": tested}
         yield override(config, {"data": changes | form})
     except BaseException:
         if _read(directory.env) == env:

@@ -226,7 +226,7 @@ class MultiLabel:
     def cells(self, names: Sequence[int | str], labels: Labels) -> list[int | str]:
         """Return the names of each text's labels, joined."""
         rows = map(np.flatnonzero, labels)
-        return [join_labels([str(names[i]) for i in row], self.separator) for row in rows]
+        return [join_labels([str(names[i]) for i in row.tolist()], self.separator) for row in rows]
 
     def read_cells(self, names: Sequence[int | str], cells: Sequence[str]) -> Labels:
         """Return the labels that stand in cells of predictions.csv."""

@@ -27,7 +27,7 @@ from sentiment_jax.runtime.terminal import UNSEEN
 SEAL = "sha256"
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.I)  # no formula
 FORMULA = re.compile(r"'*[=+@\t-]")  # or what `write_cell` has made of one
-CODE = r"(?:x([0-9a-f]{2})|u([0-9a-f]{4}))"  # of a character in a cell, behind a backslash
+CODE = "u([0-9a-f]{4})"  # of a character in a cell, behind a backslash
 
 
 @contextlib.contextmanager
@@ -131,19 +131,15 @@ def write_cell(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return None if value != value else value
-    text = re.sub(rf"(?!\r\n){UNSEEN}|\\(?={CODE})", _code, value)
-    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+    hidden = f"(?!\r\n){UNSEEN}|\\\\(?={CODE})"
+    seen = re.sub(hidden, lambda found: f"\\u{ord(found[0]):04x}", value)
+    return f"'{seen}" if FORMULA.match(seen) and not NUMBER.fullmatch(seen) else seen
 
 
-def _code(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
-
-
-def read_cell(text: str) -> str:
+def read_cell(cell: str) -> str:
     """Return the text of which `write_cell` made a cell."""
-    text = text[1:] if text[:1] == "'" and FORMULA.match(text) else text
-    return re.sub(rf"\\{CODE}", lambda found: chr(int(found[1] or found[2], 16)), text)
+    seen = cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell
+    return re.sub(rf"\\{CODE}", lambda found: chr(int(found[1], 16)), seen)
 
 
 def write_csv(
