@@ -22,9 +22,9 @@ from ml_collections import ConfigDict
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.schema import split_names
+from sentiment_jax.config.schema import schema, split_names
 from sentiment_jax.config.stored import flatten
-from sentiment_jax.config.validation import validate, value_problems
+from sentiment_jax.config.validation import validate
 from sentiment_jax.data.dataset import infer_source
 from sentiment_jax.data.kinds import join_labels
 from sentiment_jax.data.labels import find_class, join_columns
@@ -60,8 +60,10 @@ def get_config(
     `get_config("lstm", epochs=3, optimizer={"name": "sgd"})`.
     """
     config = override(read_recipe(str(recipe)), {**(changes or {}), **settings})
-    if problems := value_problems(config):
-        raise InputError(f"config: {'; '.join(problems)}")
+    values = flatten(config)
+    problems = [rule.problem(n, values[n]) for n, rule in schema(config.model.name).items()]
+    if found := [*filter(None, problems)]:
+        raise InputError(f"config: {'; '.join(found)}")
     return config
 
 

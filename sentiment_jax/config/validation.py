@@ -41,7 +41,8 @@ def validate(config: Any, *, pretraining: bool = False) -> None:
         raise InputError(f"config: model.name={model} and {', '.join(odd[:3])}: {remedy}")
     if pretraining and not OBJECTIVES[model]:
         raise InputError(f"config: --mode=pretrain: {model} learns nothing from unlabeled text")
-    problems = [*value_problems(values), *_data_problems(values)]
+    problems = [rule.problem(name, values[name]) for name, rule in settings.items()]
+    problems += _data_problems(values)
     problems += _pretraining_problems(values) if pretraining else _training_problems(values)
     mode = "pretrain" if pretraining else "train"
     unread = [name for name, rule in settings.items() if rule.only not in ("", mode)]
@@ -49,13 +50,6 @@ def validate(config: Any, *, pretraining: bool = False) -> None:
     problems += [f"{name} does nothing in --mode={mode}: leave it out" for name in odd]
     if found := [*filter(None, problems)]:
         raise InputError(f"config: {'; '.join(found)}")
-
-
-def value_problems(config: Any) -> list[str]:
-    """Return what is wrong with the values of a config, each by itself."""
-    values = flatten(config)
-    rules = schema(values["model.name"])
-    return [p for name in rules.keys() & values if (p := rules[name].problem(name, values[name]))]
 
 
 def _data_problems(values: Mapping[str, Any]) -> Iterator[str]:

@@ -81,7 +81,8 @@ def _number_several(
     keys = [label.casefold() for _, label in spelled]
     names = split_names(data.labels) or split_names(data.label_columns)
     if not names:
-        names = _find_names([of for _, of in spelled], [rows[i] for i, _ in spelled], data)
+        lists = all(of.strip()[:1] in ("", "[") for of in labels)
+        names = _find_names([of for _, of in spelled], [rows[i] for i, _ in spelled], data, lists)
     class_of = {_spell(name).casefold(): i for i, name in enumerate(names)}
     for i, name in enumerate(names):
         if is_blank(key := _spell(name).casefold()) or class_of[key] != i:
@@ -157,12 +158,14 @@ def _counted(keys: Sequence[str]) -> str:
     return first_five([f"{key[:40]} ({count:,})" for key, count in Counter(keys).most_common()])
 
 
-def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -> tuple[str, ...]:
+def _find_names(
+    spelled: Sequence[str], rows: Sequence[str], data: DataConfig, lists: bool = False
+) -> tuple[str, ...]:
     """Return one spelling of each label in the order of the classes; InputError if they are odd."""
     where = f"{data.path}, column {data.label_column!r}"
     keys = [label.casefold() for label in spelled]
     counts = Counter(keys)
-    if several := _find_several(counts):
+    if several := "" if lists else _find_several(counts):
         separator = next(mark for mark in ";|," if mark in several)
         remedy = f"set --config.data.label_separator='{separator}'"
         if not data.between_labels:

@@ -141,12 +141,6 @@ class RunDirectory:
         if processes.is_main():
             self.removed.unlink(missing_ok=True)
 
-    @property
-    def remedy(self) -> str:
-        """What to do for a run of other settings: only a run by itself can start over."""
-        start_over = "" if directory_kind(self.path.parent) else ", or --fresh to start over"
-        return f"choose another --workdir{start_over}"
-
     def outcome(self) -> tuple[str, dict[str, Any]]:
         """Return "finished", "failed" or "open", and what the result or the failure holds."""
         for status, path in (("finished", self.result), ("failed", self.failed)):
@@ -197,7 +191,8 @@ class RunDirectory:
         ignored = (*HARMLESS, "data.teacher")  # teachers are compared by content
         if changes := stored.config_difference(self.read_config(), config, ignored):
             problem = f"{self.path} was started with another config ({'; '.join(changes)})"
-            raise InputError(f"{problem}; {self.remedy}")
+            fresh = "" if directory_kind(self.path.parent) else ", or --fresh to start over"
+            raise InputError(f"{problem}; choose another --workdir{fresh}")
 
     def check_data(self, statistics: dict[str, Any]) -> None:
         """Raise InputError unless the data are those that env.json records.

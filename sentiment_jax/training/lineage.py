@@ -55,7 +55,7 @@ def check_same_sources(
         names = " or ".join(filter(None, named_sources(config)))
         raise InputError(
             f"{directory.path} learned from other parameters than those in {names} (their sha256 "
-            f"differs): name the former, wherever they are now, or {directory.remedy}"
+            "differs): name the former, wherever they are now, or choose another --workdir"
         )
     return found
 
