@@ -22,10 +22,11 @@ from ml_collections import ConfigDict
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.schema import split_names
+from sentiment_jax.config.schema import schema, split_names
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.dataset import infer_source
+from sentiment_jax.data.kinds import join_labels
 from sentiment_jax.data.labels import find_class, join_columns
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.data.table import find_column
@@ -35,7 +36,12 @@ from sentiment_jax.modes.pretrain import pretrain as pretrain_run
 from sentiment_jax.modes.train import train as train_run
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
-from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
+from sentiment_jax.storage.run_directory import (
+    RunDirectory,
+    lock_run,
+    prepare_workdir,
+    removed_if_unused,
+)
 from sentiment_jax.sweeps.directories import find_run
 from sentiment_jax.training.fit import AfterEpoch
 from sentiment_jax.training.lineage import warn_of_training_texts
@@ -53,7 +59,12 @@ def get_config(
     These are equal: `get_config("lstm", {"optimizer.name": "sgd"}, epochs=3)` and
     `get_config("lstm", epochs=3, optimizer={"name": "sgd"})`.
     """
-    return override(read_recipe(str(recipe)), {**(changes or {}), **settings})
+    config = override(read_recipe(str(recipe)), {**(changes or {}), **settings})
+    values = flatten(config)
+    problems = [rule.problem(n, values[n]) for n, rule in schema(config.model.name).items()]
+    if found := [*filter(None, problems)]:
+        raise InputError(f"config: {'; '.join(found)}")
+    return config
 
 
 def train(
@@ -82,10 +93,11 @@ def train(
       Interrupted: a signal came; the state is saved, the same call resumes.
     """
     config = infer_source(config if isinstance(config, ConfigDict) else get_config(config))
-    directory = RunDirectory(Path(workdir).expanduser())
+    directory = RunDirectory(_path(workdir))
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
-    with _keep_texts(config, directory, {"train": data, "test": test}, fresh) as config:
+    tables = {"train": data, "test": test}
+    with removed_if_unused(directory.path), _keep_texts(config, directory, tables, fresh) as config:
         validate(config)  # by now it names the data
         startup.start(config)
         return train_run(config, directory.path, fresh=fresh, after_epoch=after_epoch)
@@ -106,8 +118,7 @@ def pretrain(
     config = infer_source(config if isinstance(config, ConfigDict) else get_config(config))
     validate(config, pretraining=True)
     startup.start(config)
-    directory = Path(workdir).expanduser()
-    return pretrain_run(config, directory, fresh=fresh, after_epoch=after_epoch)
+    return pretrain_run(config, _path(workdir), fresh=fresh, after_epoch=after_epoch)
 
 
 def compare(
@@ -131,7 +142,7 @@ def compare(
     """
     from sentiment_jax.modes.compare import compare as compare_recipes  # late: scikit-learn
 
-    directory = RunDirectory(Path(workdir).expanduser())
+    directory = RunDirectory(_path(workdir))
     changed = dict(changes or {})
     tables = {"train": data, "test": test}
     if isinstance(data, str | Path):
@@ -151,7 +162,7 @@ def load(workdir: str | Path) -> "Model":
     A process that is forked later can't use it and waits for ever: load there, or start processes
     by "spawn". InputError: no run, no validated checkpoint yet. RunError: a damaged checkpoint.
     """
-    return Model(find_run(Path(workdir).expanduser()))
+    return Model(find_run(_path(workdir)))
 
 
 class Model:
@@ -235,6 +246,13 @@ class Model:
         return _to_texts(texts, "the texts"), index
 
 
+def _path(workdir: Any) -> Path:
+    try:
+        return Path(workdir).expanduser()
+    except TypeError:
+        raise InputError(f"workdir: a path is expected, not {type(workdir).__name__}") from None
+
+
 def _to_text(value: Any, where: str) -> str:
     """Return a value as the text of a cell; InputError: it is none.
 
@@ -258,10 +276,13 @@ def _to_texts(values: Any, name: str, separator: str = "") -> list[str]:
     """Return a sequence of values, or of lists to join, as texts; InputError: it is no such one."""
     if isinstance(values, str | bytes | Mapping | pandas.DataFrame) or not np.iterable(values):
         raise InputError(f"{name}: a list or a column is expected, not {type(values).__name__}")
-    if separator:
-        lists = [[v] if pandas.api.types.is_scalar(v) else v for v in values]
-        return [separator.join(_to_texts(of, f"{name}, number {i}")) for i, of in enumerate(lists)]
-    return [_to_text(value, f"{name}, number {i}") for i, value in enumerate(values)]
+    found = []
+    for number, value in enumerate(values):
+        where = f"{name}, number {number}"
+        several = separator and not pandas.api.types.is_scalar(value)
+        labels = _to_texts(value, where) if several else []
+        found.append(join_labels(labels, separator) if several else _to_text(value, where))
+    return found
 
 
 def _column(data: Any, name: str) -> pandas.Series:
@@ -270,6 +291,8 @@ def _column(data: Any, name: str) -> pandas.Series:
         table = pandas.DataFrame(data, dtype=None if isinstance(data, pandas.DataFrame) else object)
     except (TypeError, ValueError) as error:
         raise InputError(f"the data must be a table, or (texts, labels): {error}") from error
+    if name in table.index.names:
+        return table.index.get_level_values(name).to_series(table.index)
     if (column := find_column(list(table.columns), name)) is None:
         found = ", ".join(map(repr, table.columns))
         raise InputError(
@@ -339,7 +362,8 @@ def _keep_texts(
                 write_atomically(path, text)
         paths = {split: str(directory.reviews[split].absolute()) for split in given}
         form = {"separator": "", "quote": "", "header": True}  # of the file written above
-        changes = {"source": "csv", "path": paths["train"], "test_path": paths.get("test", "")}
+        tested = paths.get("test", config.data.test_path)
+        changes = {"source": "csv", "path": paths["train"], "test_path": tested}
         yield override(config, {"data": changes | form})
     except BaseException:
         if _read(directory.env) == env:

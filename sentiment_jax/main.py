@@ -168,6 +168,8 @@ def _help() -> str:
         settings = recipes.describe_settings(CONFIG.value)
         return f"Settings of {file}: flag, value, meaning (what is allowed)\n\n{settings}\n"
     text = HELP
+    if os.path.basename(sys.argv[0]) == COMMAND:
+        text = text.replace("python -m sentiment_jax.main", COMMAND)
     for modes, names in OWN_FLAGS.items():
         text += f"\n{'every mode' if len(modes) == len(NEEDED) else ', '.join(modes)}\n"
         lines = {}

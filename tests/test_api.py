@@ -12,7 +12,7 @@ import pandas
 import pytest
 import runs
 from commands import ROOT, SAMPLE, python, run
-from reviews import refuses
+from reviews import refuses, write_csv
 
 import sentiment_jax
 from sentiment_jax import api
@@ -219,6 +219,34 @@ def test_training_on_a_table(tmp_path):
     assert sentiment_jax.load(moved).evaluate()["loss"] == again["test"]["loss"]
     assert evaluate_split([moved], "val", {"data.path": f"{moved}/reviews.csv"}) == again["val"]
     assert sentiment_jax.train(config, moved, own.head(50), test=own) == again
+
+
+def test_a_test_file_of_the_config_is_used_beside_a_table(tmp_path):
+    rows = [(f"a {('bad', 'good')[i % 2]} pan, number {i}", str(i % 2)) for i in range(60)]
+    config = runs.make_small(epochs=1, data={"source": "csv", "limit": 0, "test_limit": 0})
+    config.data.test_path = write_csv(tmp_path / "test.csv", rows[:22])
+    table = pandas.DataFrame(rows[22:], columns=["text", "label"])
+    result = sentiment_jax.train(config, tmp_path / "run", table)
+    assert result["test"]["examples"] == 22
+    stored = read_json(tmp_path / "run" / "config.json")["data"]
+    assert stored["test_path"] == config.data.test_path
+
+
+def test_an_argument_in_the_place_of_another_is_refused(tmp_path):
+    table = pandas.DataFrame({"text": ["a"], "label": ["b"]})
+    for call in (sentiment_jax.compare, functools.partial(sentiment_jax.train, "linear")):
+        refuses("workdir: a path is expected, not DataFrame", call, table, tmp_path / "run")
+    choices = "class_weights='balance' is unknown, choose none, balanced; did you mean balanced"
+    refuses(choices, sentiment_jax.get_config, "linear", class_weights="balance")
+    refuses("epochs=0 must be >= 1", sentiment_jax.get_config, "linear", epochs=0)
+    refuses("holds a NUL", sentiment_jax.get_config, "linear", {"data.path": "a\0.csv"})
+
+
+def test_a_column_may_be_the_index(model):
+    texts = ["good film", "a bad day"]
+    table = pandas.DataFrame({"label": [1, 0]}, index=pandas.Index(texts, name="text"))
+    assert model.predict(table).reset_index(drop=True).equals(model.predict(texts))
+    assert list(model.predict(table).index) == texts
 
 
 def test_reviews_that_another_process_has_just_written_stay(tmp_path, monkeypatch):

@@ -63,6 +63,21 @@ SLIPS = {  # flags, the content of reviews.csv, the line
         b"text,label\n\xe9,pos\n",
         "latin15",
     ),
+    "an encoding that is none": (
+        "data.encoding=undefined",
+        b"text,label\n\xe9,pos\n",
+        "not UTF-8 nor data.encoding=undefined",
+    ),
+    "a flag of another mode": (
+        "--mode=compare --text_column=review",
+        table(),
+        "--text_column is .*: write --config.data.text_column",
+    ),
+    "ten columns of other names": (
+        "",
+        table("a,b,c,d,e,f,g,h,review,stars", separator=",1,2,3,4,5,6,7,8,"),
+        "'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'review', 'stars'; name",
+    ),
     "a PDF": ("", b"%PDF-1.4\0", "line 1: a NUL byte.*save it as UTF-8"),
     "a damaged workbook": ("", b"PK\x03\x04", "Excel workbook.*save it as a CSV file"),
     "a JSON array": (
@@ -125,3 +140,4 @@ def test_a_slip_gets_one_line(slip, printed, tmp_path, monkeypatch):
     *before, error = printed(*given, "--workdir=run", code=2).splitlines()
     assert error.startswith("error: ") and re.search(line, error), error
     assert all(line.startswith(("warning: ", "dropped ")) for line in before)
+    assert not (tmp_path / "run").exists()

@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float, Float32
 from sentiment_jax.config.schema import FEW_CLASSES
 from sentiment_jax.data.kinds import LabelKind, Labels, kind_of
 from sentiment_jax.data.labels import apply_temperature, average_thresholds
-from sentiment_jax.data.predictions import prediction_columns
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import check_checksum
+from sentiment_jax.storage.files import check_checksum, read_cell
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.metrics import HALF_DIGIT, is_correct, measure
 from sentiment_jax.training.trained_model import thresholds_of
@@ -52,26 +51,25 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
     config = trials[0].files.read_config()
     classes = config.classes
     kind = kind_of(config.data)
-    columns = prediction_columns(config)[1:]
     frames = []
     orders = []
     for trial in trials:
         path = trial.files.predictions[split]
         remedy = f"--mode=evaluate --split={split} --workdir={trial.directory} writes it again"
         check_checksum(path, trial.env, remedy)
-        frame = pandas.read_csv(path, dtype=object, na_filter=False)
-        frames.append(frame.astype(dict.fromkeys(columns, float)))
+        read = {"id": read_cell, "label": read_cell, "predicted": str}
+        frames.append(pandas.read_csv(path, converters=read, float_precision="round_trip"))
         orders.append(trial.env[f"{path.stem}_order"])
     if len({*orders}) > 1:
         listed = ", ".join(str(trial.directory) for trial in trials)
         raise InputError(f"{listed} scored the test set in different orders: report them apart")
-    given = np.array([frame[columns] for frame in frames], np.float32)
+    given = np.array([frame.iloc[:, 3:] for frame in frames], np.float32)  # the probabilities
     return Predictions(
         ids=tuple(frames[0]["id"]),
         order=orders[0],
         classes=classes,
         labels=kind.read_cells(config.cells, frames[0]["label"].tolist()),
-        probabilities=np.concatenate([1 - given, given], axis=2) if len(columns) == 1 else given,
+        probabilities=np.concatenate([1 - given, given], axis=2) if given.shape[2] == 1 else given,
         temperatures=tuple(trial.content.get("temperature", 1.0) for trial in trials),
         thresholds=tuple(thresholds_of(config, trial.content) for trial in trials),
         kind=kind,

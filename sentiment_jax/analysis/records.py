@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sentiment_jax.analysis.predictions import mean_scores
-from sentiment_jax.config.schema import CLASSES, HARMLESS
+from sentiment_jax.config.schema import HARMLESS
 from sentiment_jax.config.stored import flatten
-from sentiment_jax.data.labels import same_classes
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.run_directory import SWEEP_FILE, VECTORS, RunDirectory
@@ -115,7 +114,7 @@ def collect(directories: Sequence[Path]) -> list[Group]:
 
 
 def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Partition groups by their data and classes: name of the data -> groups, the best first.
+    """Partition groups by their data: name of the data -> groups, the best first.
 
     The rank is that of the mean validation scores by `ranking_of` the part. Groups without a
     finished trial join the first part.
@@ -124,9 +123,7 @@ def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
     for group in sorted(groups, key=lambda group: not group.finished):
         key: Any = next(iter(parts), None)
         for trial in group.finished[:1]:
-            classes = trial.files.read_config().classes
-            same = same_classes(classes, CLASSES)  # negative and positive in any spelling
-            key = trial.content["data_hash"], CLASSES if same else classes
+            key = trial.content["data_hash"]
         parts.setdefault(key, []).append(group)
     named: dict[str, list[Group]] = {}
     for part in parts.values():

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, ClassVar
 
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, did_you_mean
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 POOLINGS = ("last", "mean", "max", "mean_max")  # of an LSTM
@@ -66,7 +66,10 @@ class Setting:
     def problem(self, name: str, value: Any) -> str:
         """Return what is wrong with a value, in words; empty if nothing is."""
         if self.choices and value not in self.choices:
-            return f"{name}={value!r} is unknown, choose {', '.join(self.choices)}"
+            near = did_you_mean(str(value), self.choices)
+            return f"{name}={value!r} is unknown, choose {', '.join(self.choices)}{near}"
+        if isinstance(value, str) and "\0" in value:
+            return f"{name}={value!r} holds a NUL"
         if value is None or self.at_least is None:
             return ""
         if self.at_least <= value < self.below and value <= self.at_most and math.isfinite(value):

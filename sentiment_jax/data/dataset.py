@@ -18,9 +18,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import CLASSES, DataConfig
+from sentiment_jax.config.schema import CLASSES, DataConfig, join_names
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.imdb import is_prepared, is_published, read_folder, read_tfds
+from sentiment_jax.data.labels import same_classes
 from sentiment_jax.data.table import CLASS_FOLDERS, FORMATS, read_texts
 from sentiment_jax.data.texts import Texts, stratified_sample, stratified_split
 
@@ -96,6 +97,8 @@ def make_dataset(source: str, **splits: Texts) -> Dataset:
             lines.append(f"{name} {label} {digest.decode()}")
             labels_of[digest].add(str(label))
     classes = splits["train"].classes
+    if not same_classes(classes, CLASSES):
+        lines.append(f"classes {join_names(classes)}")
     keys = ("neg", "pos") if classes == CLASSES else classes
     statistics = {
         "source": source,

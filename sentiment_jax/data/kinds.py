@@ -5,6 +5,9 @@ What else differs is here, and in the losses of models/outputs and the tasks of 
 everybody else calls the kind and does not ask which one it is.
 """
 
+import ast
+import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
@@ -13,7 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32, Int64
 
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.storage.files import safe_cell
 
 Labels: TypeAlias = Bool[np.ndarray, "texts classes"]
 Predicted: TypeAlias = Bool[np.ndarray, "*any texts classes"]
@@ -69,7 +71,7 @@ class OneClass:
 
     def read_cells(self, names: Sequence[int | str], cells: Sequence[str]) -> Labels:
         """Return the labels that stand in cells of predictions.csv."""
-        numbers = {str(safe_cell(name)): i for i, name in enumerate(names)}
+        numbers = {str(name): i for i, name in enumerate(names)}
         return np.eye(len(names), dtype=bool)[[numbers[cell] for cell in cells]]
 
     def describe(
@@ -224,11 +226,11 @@ class MultiLabel:
     def cells(self, names: Sequence[int | str], labels: Labels) -> list[int | str]:
         """Return the names of each text's labels, joined."""
         rows = map(np.flatnonzero, labels)
-        return [self.separator.join(str(names[i]) for i in row.tolist()) for row in rows]
+        return [join_labels([str(names[i]) for i in row.tolist()], self.separator) for row in rows]
 
     def read_cells(self, names: Sequence[int | str], cells: Sequence[str]) -> Labels:
         """Return the labels that stand in cells of predictions.csv."""
-        found = [cell.removeprefix("'").split(self.separator) for cell in cells]
+        found = [split_labels(cell, self.separator) for cell in cells]
         return np.array([[str(name) in row for name in names] for row in found], bool)
 
     def describe(
@@ -341,6 +343,24 @@ ONE_CLASS = OneClass()
 def kind_of(data: DataConfig) -> LabelKind:
     """Return the kind of the labels of a config."""
     return MultiLabel(data.between_labels) if data.multi_label else ONE_CLASS
+
+
+def join_labels(labels: Sequence[str], separator: str) -> str:
+    """Return the cell of a text's labels: joined, or as JSON if `split_labels` found others."""
+    joined = separator.join(labels)
+    same = split_labels(joined, separator) == [*labels] or not labels
+    return joined if same else json.dumps(labels, ensure_ascii=False)
+
+
+def split_labels(cell: str, separator: str) -> list[str]:
+    """Return the labels in a cell: a list, as JSON or Python writes it, or joined labels."""
+    cell = cell.strip()
+    if cell[:1] + cell[-1:] != "[]":
+        return cell.split(separator)
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return [x if isinstance(x, str) else json.dumps(x) for x in parse(cell)]
+    return cell[1:-1].split(separator)
 
 
 def average_precision(positive: Mask, p_positive: Column) -> float | None:

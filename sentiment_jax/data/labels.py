@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sentiment_jax.config.schema import CLASSES, MOST_CLASSES, DataConfig, split_names
+from sentiment_jax.data.kinds import join_labels, split_labels
 from sentiment_jax.data.texts import first_five, is_blank, list_classes, of_numbers
 from sentiment_jax.errors import InputError
 
@@ -75,23 +76,16 @@ def _number_several(
     labels: Sequence[str], rows: Sequence[str], data: DataConfig, scored: bool
 ) -> tuple[Bool[np.ndarray, "rows classes"], tuple[str, ...]]:
     """Return which labels each row has, and all labels: the config's, or those found."""
-    marks = " '\"[]" if data.between_labels == "," else " "  # in cells like ['a', 'b']
-    parts = [(i, part) for i, of in enumerate(labels) for part in of.split(data.between_labels)]
-    spelled = [(i, of) for i, part in parts if not is_blank(of := _spell(part.strip(marks)))]
+    parts = [(i, x) for i, of in enumerate(labels) for x in split_labels(of, data.between_labels)]
+    spelled = [(i, of) for i, part in parts if not is_blank(of := _spell(part))]
     keys = [label.casefold() for _, label in spelled]
     names = split_names(data.labels) or split_names(data.label_columns)
     if not names:
         names = _find_names([of for _, of in spelled], [rows[i] for i, _ in spelled], data)
     class_of = {_spell(name).casefold(): i for i, name in enumerate(names)}
     for i, name in enumerate(names):
-        if (
-            data.between_labels in name
-            or is_blank(key := _spell(name).casefold())
-            or class_of[key] != i
-        ):
-            twin = (
-                f"a label has no {data.between_labels!r}, is not nan and differs in more than case"
-            )
+        if is_blank(key := _spell(name).casefold()) or class_of[key] != i:
+            twin = "a label is not nan, and differs in more than case or .0"
             raise InputError(f"{data.path}: label {name!r} can't be told from others: {twin}")
     if others := [key for key in keys if key not in class_of]:
         counts = f"{data.path}: {len(others):,} labels are not among {first_five(names)}"
@@ -114,7 +108,8 @@ def join_columns(cells: Sequence[str], row: str, data: DataConfig) -> str:
         if value is None:
             problem = f"{data.path}, {row}, column {name!r}: {cell[:40]!r} is neither 0 nor 1"
             raise InputError(f"{problem}: data.label_columns names a column per label")
-    return data.between_labels.join(name for name, value in zip(names, found, strict=True) if value)
+    having = [name for name, value in zip(names, found, strict=True) if value]
+    return join_labels(having, data.between_labels)
 
 
 def _check_fit(

@@ -35,7 +35,7 @@ from sentiment_jax.data.texts import (
     stratified_split,
 )
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import regular, write_atomically, write_csv
+from sentiment_jax.storage.files import read_cell, regular, write_atomically, write_csv
 
 # A format is the separators to try, or for JSON lines the first character of a row.
 JSON_LINES = "{"
@@ -45,6 +45,7 @@ CLASS_FOLDERS = "[!.]*/[!.]*.txt"
 # By the end of a table's name, in any case.
 FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON_LINES)}
 PARQUET, WORKBOOK = BY_PANDAS = (b"PAR1", b"PK\x03\x04")  # the first bytes
+WRITTEN = {"row", "predicted", "warning"}  # columns of a table of predictions, by write_table
 ANY = DataConfig()  # a table in UTF-8 whose form is found
 
 
@@ -218,6 +219,9 @@ def _read_delimited(
     if problem:
         settings = f", or set {flags}quote=none or {flags}separator" if flags == FLAGS else ""
         raise InputError(f"{name}, {problem}{settings}")
+    if {*header} >= WRITTEN:
+        header = [*map(read_cell, header)]
+        found = {row: [*map(read_cell, line)] for row, line in found.items()}
     several = [of for of in sorted(whole, key=whole.__getitem__, reverse=True) if whole[of] > 1]
     if len(several) > 1 and not data.header:
         choices = (shlex.quote(of.replace("\t", "tab")) for of in several)
@@ -354,7 +358,7 @@ def to_text(value: Any) -> str:
     """Return a table's value as the text of a cell: JSON, but for strings and null."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value)
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -85,7 +85,7 @@ def decode(raw: bytes, name: str, encoding: str | None = None) -> str:
     if encoding:
         try:
             return raw.decode(encoding)
-        except (LookupError, UnicodeDecodeError):  # unknown, or another one
+        except (LookupError, UnicodeError):  # unknown, or another one
             problem += f" nor data.encoding={encoding}"
     line = sum(1 for _ in lines(before + "?"))
     other = "" if encoding is None else ", or train with --config.data.encoding=cp1252 (Latin-1)"

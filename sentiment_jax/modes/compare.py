@@ -33,7 +33,12 @@ from sentiment_jax.modes.train import complete
 from sentiment_jax.runtime import terminal
 from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage.files import read_json, write_csv
-from sentiment_jax.storage.run_directory import VECTORS, RunDirectory, prepare_workdir
+from sentiment_jax.storage.run_directory import (
+    VECTORS,
+    RunDirectory,
+    prepare_workdir,
+    removed_if_unused,
+)
 from sentiment_jax.sweeps.directories import Comparison, open_own
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
@@ -87,8 +92,9 @@ def compare(
     metrics.score_resampled; "" stands for accuracy, or for macro F1 if a class is rare or texts are
     multi-label. After `stop_after` seconds, the current run is saved and the comparison stops. The
     columns are the validation accuracy with its 95 % interval, macro F1, the metric if it is
-    another one, McNemar's p against the recipe `linear`, the seconds of training, texts per second
-    and the size of the parameters. Errors are those of a training.
+    another one, McNemar's p against the recipe `linear`, the seconds of training and of compiling,
+    texts per second from text to probability, and the size of the parameters. Errors are those of
+    a training.
     """
     recipes, data, dataset = _read(changes, directory)
     by = _metric(choose_by, data, dataset.splits["train"])
@@ -155,7 +161,7 @@ def _read(
     data = checks.resolve(recipes[RECIPES[0]]).data
     if not data.validates:
         raise InputError("data.validation_fraction=0 leaves a comparison no texts to choose by")
-    with terminal.progress_bar(None, "reading texts"):
+    with terminal.progress_bar(None, "reading texts"), removed_if_unused(directory):
         dataset = load_dataset(data)
     if len(dataset.splits["val"]) < FEW and not (data.folds or data.validation_path):
         return _read({**changes, "data.folds": FOLDS}, directory)
@@ -346,15 +352,17 @@ def _costs(trial: Trial, dataset: Dataset) -> dict[str, float]:
     """Return what training took and what predicting takes."""
     trained = load_run(trial.directory)
     texts = dataset.splits["train"].take(np.arange(min(TIMED, len(dataset.splits["train"]))))
-    encoded = trained.encode(texts)
     for _ in range(2):  # the first time compiles
-        seconds = score_texts(trained, trained.params, encoded, "measuring the speed").seconds
+        start = time.perf_counter()
+        score_texts(trained, trained.params, trained.encode(texts), "measuring the speed")
+        seconds = time.perf_counter() - start
     train_seconds = trial.content["train_seconds"]
     if trial.config.model.name == AVERAGE:
         learned = read_json(RunDirectory(trial.directory.parent / VECTORS).result)
         train_seconds += learned["train_seconds"]
     return {
         "train_seconds": train_seconds,
+        "compile_seconds": trial.content["compile_seconds"],
         "texts_per_second": len(texts) / seconds,
         "megabytes": trial.content["parameters"] * 4 / 1e6,
     }
@@ -427,6 +435,9 @@ def _print(
         shares += f", {of['precision']:.0%} of those that are predicted as it are right"
         print_line("rarest", f"class {rarest!r}: {shares}")
     console.print_scores("test", result["test"], chosen, more=more)
+    results = {name: read_json(RunDirectory(_place(directory, name)).result) for name in found}
+    if others := [name for name in found if name != chosen and "test" in results[name]]:
+        terminal.warn(f"the test set also scored {' and '.join(others)}, which was chosen before")
     console.print_metrics(scored.kind, measured)
     console.print_linear_baseline(dict(result))
     if left := [name for name in RECIPES if name not in found]:
@@ -445,12 +456,13 @@ def _print(
 
 def _print_table(table: pandas.DataFrame, by: str) -> None:
     extra = [name for name in table.columns if name == by not in ("accuracy", "macro_f1")]
-    line = "{:14} {:>8} {:>16} {:>8} {:>11} {:>11} {:>8} {:>6}".format
-    names = ("model", "accuracy", "95 % interval", "macro F1", "p, linear", "training s", "texts/s")
-    print(line(*names, "MB"), *extra)
-    costs = (("p", ".2g"), ("train_seconds", ",.1f"), ("texts_per_second", ",.0f"))
+    line = "{:14} {:>8} {:>16} {:>8} {:>11} {:>11} {:>11} {:>8} {:>6}".format
+    names = ("model", "accuracy", "95 % interval", "macro F1", "p, linear", "training s")
+    print(line(*names, "compiling s", "texts/s", "MB"), *extra)
+    costs = {"p": ".2g", "train_seconds": ",.1f", "compile_seconds": ",.1f"}
+    costs |= {"texts_per_second": ",.0f", "megabytes": ",.1f"}
     for row in table.to_dict("records"):
-        cells = [(row[name], digits) for name, digits in (*costs, ("megabytes", ",.1f"))]
+        cells = [(row[name], digits) for name, digits in costs.items()]
         shown = ["" if pandas.isna(value) else format(value, digits) for value, digits in cells]
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
         scores = (f"{row['accuracy']:.4f}", interval, f"{row['macro_f1']:.4f}")

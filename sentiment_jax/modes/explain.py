@@ -71,7 +71,7 @@ def explain_run(workdir: Path, source: TextSource, page: Path | None, label: str
         if scores := outcome.get(split):
             about += f", {word} accuracy {scores['accuracy']:.4f}"
     texts = [text for (text,) in table.texts]
-    explain_texts(trained, [*map(str, table.rows)], texts, path, about, label)
+    explain_texts(trained, [f"text {row}" for row in table.rows], texts, path, about, label)
 
 
 def explain_texts(
@@ -110,9 +110,14 @@ def explain_texts(
         lines.append(f"{ends[0]}: {strongest_words(explanation, -1)}")
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
-        headline = ", ".join(filter(None, [f"{name}: {' '.join(prediction.split())}", warning]))
+        found = " ".join(prediction.split())
+        found = f"class {found}" if found[0].isdecimal() else found
+        headline = ", ".join(filter(None, [f"{name}: {found}", warning]))
         block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[most]}
-        block |= {"headline": headline, "start": textwrap.shorten(text[:200], 30, placeholder=" …")}
+        block |= {
+            "headline": headline,
+            "start": textwrap.shorten(explanation.text[:200], 30, placeholder=" …"),
+        }
         blocks.append(block | {"share": 100 * float(p[most])})
         shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
         print("\n  ".join(filter(None, shown)), flush=True)

@@ -21,7 +21,7 @@ from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table, wri
 from sentiment_jax.data.texts import Texts, is_blank
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.files import regular, safe_cell
+from sentiment_jax.storage.files import regular, write_cell
 from sentiment_jax.storage.run_directory import check_place
 from sentiment_jax.training import scoring
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
@@ -172,7 +172,7 @@ def predict_table(models: Sequence[TrainedModel], table: Table, output: Path | N
     if output is None:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(map(safe_cell, prediction) for prediction in predictions)
+        writer.writerows(map(write_cell, prediction) for prediction in predictions)
     else:
         if FORMATS[output.suffix.lower()] == JSON_LINES:
             for prediction in predictions:

@@ -181,7 +181,7 @@ class Checkpoints:
 def _orbax() -> Any:
     """Return the interface V1 of Orbax, which is its top level from 1.0 on."""
     try:
-        from orbax.checkpoint.experimental import v1
+        from orbax.checkpoint import v1
     except ImportError:
         import orbax.checkpoint as v1
     return v1

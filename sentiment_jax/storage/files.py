@@ -22,10 +22,12 @@ import numpy as np
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
-from sentiment_jax.runtime.terminal import visible
+from sentiment_jax.runtime.terminal import UNSEEN
 
 SEAL = "sha256"
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.I)  # no formula
+FORMULA = re.compile(r"'*[=+@\t-]")  # or what `write_cell` has made of one
+CODE = "u([0-9a-f]{4})"  # of a character in a cell, behind a backslash
 
 
 @contextlib.contextmanager
@@ -122,14 +124,22 @@ def check_checksum(path: Path, register: Mapping[str, Any], remedy: str) -> None
         raise InputError(f"{path} is not what was written (its sha256 differs): {remedy}")
 
 
-def safe_cell(value: Any) -> Any:
-    """Return a table's cell: NaN as None, and no text that a spreadsheet would run."""
+def write_cell(value: Any) -> Any:
+    """Return a table's cell: NaN as None, and no text that a spreadsheet or terminal would run.
+
+    A character that can't be seen stands as its code, as does a backslash before such a code.
+    """
     if not isinstance(value, str):
         return None if value != value else value
-    text = visible(value.replace("\r\n", "\n"))
-    if value.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(value):
-        return f"'{text}"
-    return text
+    hidden = f"(?!\r\n){UNSEEN}|\\\\(?={CODE})"
+    seen = re.sub(hidden, lambda found: f"\\u{ord(found[0]):04x}", value)
+    return f"'{seen}" if FORMULA.match(seen) and not NUMBER.fullmatch(seen) else seen
+
+
+def read_cell(cell: str) -> str:
+    """Return the text of which `write_cell` made a cell."""
+    seen = cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell
+    return re.sub(rf"\\{CODE}", lambda found: chr(int(found[1], 16)), seen)
 
 
 def write_csv(
@@ -138,6 +148,6 @@ def write_csv(
     """Write a table atomically, its cells made safe."""
     text = io.StringIO(newline="")
     table = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    table.writerow(map(safe_cell, header))
-    table.writerows(map(safe_cell, row) for row in rows)
+    table.writerow(map(write_cell, header))
+    table.writerows(map(write_cell, row) for row in rows)
     write_atomically(path, text.getvalue())

@@ -192,7 +192,9 @@ class RunDirectory:
         ignored = (*HARMLESS, "data.teacher")  # teachers are compared by content
         if changes := stored.config_difference(self.read_config(), config, ignored):
             problem = f"{self.path} was started with another config ({'; '.join(changes)})"
-            raise InputError(f"{problem}; choose another --workdir, or --fresh to start over")
+            nested = any((self.path.parent / name).is_file() for name in OF_MANY)
+            fresh = "" if nested else ", or --fresh to start over"
+            raise InputError(f"{problem}; choose another --workdir{fresh}")
 
     def check_data(self, statistics: dict[str, Any]) -> None:
         """Raise InputError unless the data are those that env.json records.
@@ -269,6 +271,19 @@ def prepare_workdir(path: Path, *, nested: bool = False) -> None:
 
 
 @contextlib.contextmanager
+def removed_if_unused(path: Path) -> Iterator[None]:
+    """Remove a directory that holds nothing but its lock, if what follows fails."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if processes.is_main() and not [x for x in path.iterdir() if x.name != "lock"]:
+                RunDirectory(path).lock.unlink(missing_ok=True)
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def lock_run(path: Path) -> Iterator[None]:
     """Hold a directory for this process, or raise InUse; a dead process's lock is free."""
     if not processes.is_main():
@@ -287,7 +302,8 @@ def lock_run(path: Path) -> Iterator[None]:
         since = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
         file.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
         file.flush()
-        yield
+        with removed_if_unused(path):
+            yield
 
 
 def command_line() -> str:

@@ -55,7 +55,7 @@ def check_same_sources(
         names = " or ".join(filter(None, named_sources(config)))
         raise InputError(
             f"{directory.path} learned from other parameters than those in {names} (their sha256 "
-            "differs): name the former, wherever they are now, or start over with --fresh"
+            "differs): name the former, wherever they are now, or choose another --workdir"
         )
     return found
 

@@ -42,7 +42,7 @@ def linear_baseline(
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     content: list[Any] = [
-        (name, of.texts_hash, of.codes.tolist(), len(of.classes)) for name, of in splits.items()
+        (name, of.texts_hash, of.codes.tolist(), of.classes) for name, of in splits.items()
     ]
     content += [("fold", held_out.tolist()) for _, held_out in cv]
     revision = (REVISION, importlib.metadata.version("scikit-learn"))

@@ -178,6 +178,9 @@ def _choose(
     """Return C by a cross-validation with equal texts in one fold; 1 if the texts are too few."""
     from sklearn.linear_model import LogisticRegression
 
+    if len(np.unique(labels)) == 1:  # `fit_problem` fits nothing
+        return 1.0
+
     many = len(texts.classes) > FEW_CLASSES
     texts = dataclasses.replace(
         texts,

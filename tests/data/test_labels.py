@@ -241,9 +241,14 @@ def test_a_rounded_tie_is_a_tie():
 TEXTS = [f"text number {i}" for i in range(60)]
 
 
-def test_names_do_not_decide_the_hash_of_two_classes(tmp_path):
-    hashes = set()
-    for names in (("0", "1"), ("neg", "pos"), ("False", "True"), ("bad", "good")):
+def test_names_decide_the_hash_of_classes_except_spellings_of_negative_and_positive(tmp_path):
+    def hash_of(*names, **settings):
         rows = [(text, names[i % 2]) for i, text in enumerate(TEXTS)]
-        hashes.add(load_dataset(write_data(tmp_path, rows)).statistics["data_hash"])
-    assert len(hashes) == 1
+        return load_dataset(write_data(tmp_path, rows, **settings)).statistics["data_hash"]
+
+    assert len({hash_of("0", "1"), hash_of("neg", "pos"), hash_of("False", "True")}) == 1
+    hashes = [hash_of(*names) for names in (("0", "1"), ("bad", "good"), ("lousy", "nice"))]
+    hashes.append(hash_of("bad", "good", labels="good,bad"))
+    hashes.append(hash_of("a;b", "c", label_separator="|"))
+    hashes.append(hash_of("a;b", "d", label_separator="|"))
+    assert len({*hashes}) == len(hashes)

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import time
 from pathlib import Path
 
 import matplotlib.image
@@ -28,10 +29,10 @@ from sentiment_jax.sweeps.directories import find_run
 from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
-from sentiment_jax.training.trained_model import load_run
+from sentiment_jax.training.trained_model import TrainedModel, load_run
 
 COLUMNS = ["model", "accuracy", "low", "high", "macro_f1", "p", "train_seconds"]
-COLUMNS += ["texts_per_second", "megabytes"]
+COLUMNS += ["compile_seconds", "texts_per_second", "megabytes"]
 PLACES = ("linear", "encoder-probe", "encoder")
 SMALL = {"data.source": "sample", "data.limit": 60, "data.test_limit": 30, "data.max_length": 24}
 SMALL |= {"data.length_buckets": (), "data.validation_fraction": 0.3, "cpu_devices": 1}
@@ -149,6 +150,7 @@ def test_the_table_is_that_of_the_runs_and_the_baseline(compared):
     assert len({result["data_hash"] for result in results}) == 1
     assert table.p.isna().tolist() == [True, False, False]
     assert table.train_seconds.tolist() == [result["train_seconds"] for result in results]
+    assert list(table.compile_seconds) == [result["compile_seconds"] for result in results]
     assert (table.texts_per_second > 0).all() and (table.megabytes > 0).all()
     with (directory / "comparison.csv").open() as file:
         assert next(csv.reader(file)) == list(table) == COLUMNS
@@ -293,6 +295,66 @@ def test_from_python_and_what_is_refused(tmp_path, monkeypatch):
         ({"data.validation_fraction": 0.0}, "leaves a comparison no texts to choose by"),
     ):
         refuses(message, compare, SMALL | wrong, tmp_path / "wrong")
+
+
+def test_the_speed_is_that_from_text_to_probability(tmp_path, monkeypatch):
+    encode = TrainedModel.encode
+
+    def slowly(*arguments):
+        time.sleep(0.5)
+        return encode(*arguments)
+
+    monkeypatch.setattr(mode, "RECIPES", ("linear",))
+    monkeypatch.setattr(TrainedModel, "encode", slowly)
+    assert compare(SMALL, tmp_path / "mine").texts_per_second[0] < 60 / 0.5
+
+
+def test_other_settings_are_refused_with_advice_that_this_mode_takes(tmp_path, monkeypatch):
+    """It has no --fresh."""
+    monkeypatch.setattr(mode, "RECIPES", ("linear",))
+    compare(SMALL, tmp_path / "mine")
+    message = refuses("mine/linear was started", compare, SMALL | {"seed": 1}, tmp_path / "mine")
+    assert message.endswith("; choose another --workdir")
+    rows = load_dataset(DataConfig("sample", limit=60)).splits["train"]
+    tables = [
+        pandas.DataFrame({"text": rows.texts, "label": [names[i] for i in rows.codes]})
+        for names in (("bad", "good"), ("lousy", "nice"))
+    ]
+    for number, table in enumerate(tables):
+        table.to_csv(tmp_path / f"{number}.csv")
+    changes = {"data.path": str(tmp_path / "0.csv"), "cpu_devices": 1}
+    compare(changes, tmp_path / "named")
+    changes["data.path"] = str(tmp_path / "1.csv")
+    refuses("compares models on other texts", compare, changes, tmp_path / "named")
+
+
+def test_a_model_that_was_tested_before_is_named(tmp_path, monkeypatch, capsys):
+    """More models are compared, and another one is chosen: the test set has scored two."""
+    monkeypatch.setattr(mode, "RECIPES", ("linear",))
+    compare(SMALL, tmp_path / "mine")
+    assert "test set also scored" not in capsys.readouterr().err
+    monkeypatch.setattr(mode, "RECIPES", ("linear", "linear:again"))
+    read = mode.read_recipe
+    monkeypatch.setattr(mode, "read_recipe", lambda name: read(name.removesuffix(":again")))
+    monkeypatch.setattr(mode, "choose", lambda _: "linear:again")
+    compare(SMALL, tmp_path / "mine")
+    warning = "the test set also scored linear, which was chosen before"
+    assert warning in capsys.readouterr().err
+
+
+def test_no_test_text_is_scored_before_the_choice(tmp_path, monkeypatch):
+    """Nor is a score of the linear baseline left in the cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(mode, "RECIPES", ("linear",))
+
+    def kill(_):
+        raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(mode, "choose", kill)
+        compare(SMALL, tmp_path / "mine")
+    assert not [*(tmp_path / "cache").rglob("linear/*.json")]
+    assert "test" not in read_json(tmp_path / "mine" / "linear" / "result.json")
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 import shutil
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from orbax.checkpoint.experimental import v1
+from orbax.checkpoint import v1
 
 from sentiment_jax.errors import DiskFull, InputError
 from sentiment_jax.runtime import devices
@@ -56,10 +55,10 @@ def test_the_last_two_and_the_best_are_kept(filled):
 
 
 def test_the_interface_of_orbax_1_is_used_where_it_is_out(tmp_path, monkeypatch):
-    """There the interface V1 is the top level, and its experimental module may be gone."""
+    """There the interface V1 is the top level."""
     for name in v1.__dict__.keys() - vars(ocp).keys() | {"metadata"}:
         monkeypatch.setattr(ocp, name, getattr(v1, name), raising=False)
-    monkeypatch.setitem(sys.modules, v1.__name__, None)
+    monkeypatch.delattr(ocp, "v1")
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 7)
     np.testing.assert_array_equal(checkpoints.read(7, "params")["bias"], np.arange(4.0) + 7)

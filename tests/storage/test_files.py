@@ -94,4 +94,4 @@ def test_a_spreadsheet_runs_no_text(tmp_path):
         header, *read = [row[0] if row else "" for row in csv.reader(file)]
     assert header == "'=cell"
     quoted = [f"'{cell}" for cell in formulas]
-    assert read == [*quoted, "'\\r=1", *others, "\\u202e\\x1b", "-1", "0.5", ""]
+    assert read == [*quoted, "\\u000d=1", *others, "\\u202e\\u001b", "-1", "0.5", ""]

@@ -1,5 +1,6 @@
 """The linear baseline is scikit-learn's, is kept for the next run, and never stops a run."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -113,6 +114,13 @@ def test_equal_reviews_are_fitted_once_and_a_damaged_file_again(cache, monkeypat
     path.write_text(path.read_text()[:-30])
     assert linear_baseline(make_splits())["correct"] == first["correct"]
     assert len(fits) == 3
+
+
+def test_words_have_the_names_of_the_classes_of_each_run():
+    splits = make_splits()
+    assert [*linear_baseline(splits)["words"]] == ["class 0", "class 1"]
+    renamed = {n: dataclasses.replace(of, classes=("x", "y")) for n, of in splits.items()}
+    assert [*linear_baseline(renamed)["words"]] == ["x", "y"]
 
 
 def test_texts_without_words_have_characters_unless_there_are_too_many(monkeypatch):

@@ -350,6 +350,16 @@ def test_each_label_starts_from_a_fit_of_its_own():
     assert layer["bias"][2] < -20 and not layer["kernel"][:, 2].any()  # a label of no text
 
 
+def test_a_label_of_every_text_is_a_constant():
+    rng = np.random.default_rng(0)
+    labels = np.stack([rng.random(60) > 0.5, np.ones(60, bool)], axis=1)
+    texts = Texts.from_texts(map(str, range(60)), labels, classes=("a", "b"), kind=MultiLabel())
+    features = rng.normal(size=(60, 4)).astype(np.float32)
+    choose = functools.partial(probe._choose, texts, features, Config())
+    layer = probe._fit(features, labels, MultiLabel(), choose)
+    assert (features @ layer["kernel"] + layer["bias"])[:, 1].min() > 20
+
+
 def test_folds_have_probes_and_all_reviews_the_last(folder, tmp_path):
     result = train(make_probe(folder, **{"data.folds": 3}), tmp_path / "run")
     assert [fold["best_epoch"] for fold in result["folds"]] == [1, 1, 1]
