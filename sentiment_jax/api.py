@@ -222,9 +222,11 @@ class Model:
             scores, metrics = evaluate.score_labeled([self._trained], texts)
         return scores | metrics
 
-    def export(self, folder: str | Path) -> None:
-        """Write an encoder as a folder for transformers, or for sentence-transformers."""
-        export.export_run(self._trained, self.workdir, Path(folder).expanduser())
+    def export(self, folder: str | Path, format: str = "transformers") -> None:
+        """Write a folder for transformers or sentence-transformers, or ONNX files ("onnx")."""
+        if format not in export.FORMATS:
+            raise InputError(f"export(format={format!r}): choose {' or '.join(export.FORMATS)}")
+        export.FORMATS[format](self._trained, self.workdir, Path(folder).expanduser())
 
     def _texts(self, texts: Any) -> tuple[list[str], pandas.Index | None]:
         if isinstance(texts, str | bytes):

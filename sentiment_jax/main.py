@@ -40,7 +40,7 @@ modes
   pretrain  learn from unlabeled text; --config.model.pretrained=RUN starts from the result
   evaluate  score a run again, on its test or validation texts, or on a labeled table
   predict   classify texts with a run
-  export    write a run of BERT or ELECTRA as a folder for Hugging Face's transformers
+  export    write a run as a folder for Hugging Face's transformers, or as ONNX files
   compare   train the recipes for texts of your own on the same splits, test the one to use
   sweep     train many settings, choose by validation, test the best with several seeds
   report    compare runs and sweeps in tables, plots and one page
@@ -102,6 +102,7 @@ LABEL_COLUMN = flags.DEFINE_string("label_column", None, "the input's labels, if
 EXPLAIN = flags.DEFINE_bool("explain", False, "show the words that pushed the prediction")
 LABEL = flags.DEFINE_string("label", "", "the class or label to explain, if not the predicted one")
 OUTPUT = flags.DEFINE_string("output", None, "folder, table or page")
+FORMAT = flags.DEFINE_enum("format", "transformers", ["transformers", "onnx"], "what opens it")
 WITH_TEXT = flags.DEFINE_bool("with_text", False, "show texts of mistakes, not only of a table")
 USUAL_AXES = ("optimizer", "batch_size", "learning_rate", "seeds", "split_seeds")
 OTHER_AXES = [field for field in sweep_fields() if field not in USUAL_AXES]
@@ -126,6 +127,7 @@ OWN_FLAGS = {  # modes -> the flags that they alone read
     ("evaluate", "predict"): ["calibrated", "input", "text_column"],
     ("predict",): ["text", "explain", "label"],
     ("evaluate", "predict", "export", "report"): ["output"],
+    ("export",): ["format"],
     ("sweep",): [f"sweep_{axis}" for axis in SWEEP],
     ("report",): ["with_text"],
 }
@@ -255,7 +257,7 @@ def _run_mode(mode: str, config: Any, workdirs: list[Path], changes: dict[str, A
         case "export":
             from sentiment_jax.modes.export import export_workdir
 
-            export_workdir(workdirs[0], Path(OUTPUT.value or ""))
+            export_workdir(workdirs[0], Path(OUTPUT.value or ""), FORMAT.value)
         case "compare":
             from sentiment_jax.modes.compare import compare
 

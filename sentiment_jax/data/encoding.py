@@ -69,7 +69,7 @@ def encode(
     cuts = []  # where the head of a truncated text ends
     for body in tokenization.tokenize(tokenizer, texts.texts, advance):
         if len(body) > room:
-            cuts.append(len(ids) + len(before) + _head(room, truncation))
+            cuts.append(len(ids) + len(before) + head_size(room, truncation))
         ids.extend([*before, *truncate(body or empty, room, truncation), *after])
         offsets.append(len(ids))
     bounds = np.sort(np.array(offsets + cuts, np.int64))  # no n-gram goes across one
@@ -104,11 +104,12 @@ def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
     """Keep the start, the end, or both of a text's tokens, or of other values for each token."""
     if len(tokens) <= room:
         return tokens
-    head = _head(room, truncation)
+    head = head_size(room, truncation)
     return tokens[:head] + tokens[len(tokens) - (room - head) :]
 
 
-def _head(room: int, truncation: str) -> int:
+def head_size(room: int, truncation: str) -> int:
+    """Return how many of `room` tokens are a longer text's first."""
     return round(room * HEAD_OF_510[truncation] / 510)
 
 

@@ -77,7 +77,11 @@ def make_graph(network: Network, config: ModelConfig, params: Params, classes: i
         [typed("logits", TensorProto.FLOAT, ["batch", classes])],
         graph.constants,
     )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+    opset = helper.make_opsetid("", OPSET)
+    model = helper.make_model(made, opset_imports=[opset], ir_version=9)  # the first with the set
+    # Shapes are known: onnxruntime's quantization need not advise to infer them first.
+    helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    return model
 
 
 def _leaves(params: Params) -> list[Any]:
