@@ -186,8 +186,11 @@ class Model:
         probabilities, warnings = predict.predict([self._trained], texts)
         names = prediction_columns(self.config)
         cells = prediction_cells(self.config, probabilities, self._trained.thresholds)
-        table = pandas.DataFrame(cells, columns=names, index=index)
-        return table.astype(dict.fromkeys(names[1:], float)).assign(warning=warnings)
+        columns: list[Any] = [list(column) for column in zip(*cells, strict=True)] or [[]] * len(
+            names
+        )
+        columns = [columns[0], *(np.array(column, float) for column in columns[1:]), warnings]
+        return pandas.DataFrame(dict(zip([*names, "warning"], columns, strict=True)), index=index)
 
     def predict_proba(self, texts: Any) -> Float[np.ndarray, "texts classes"]:
         """Return the probability of each class, `classes`, for each text."""

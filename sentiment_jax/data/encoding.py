@@ -124,10 +124,10 @@ def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray
 
 
 @functools.lru_cache(maxsize=4)
-def _not_words(tokenizer: Tokenizer) -> list[int]:
+def _not_words(tokenizer: Tokenizer) -> Int64[np.ndarray, " ids"]:
     """Return the ids of [CLS], [SEP] and of what is no word, or not the beginning of one."""
     before, after = framing(tokenizer)
     entries = tokenizer.get_vocab().items()
     ngrams = [i for entry, i in entries if " " in entry]  # of several words, or of characters
     inside = [i for entry, i in entries if tokenization.continues_word(tokenizer, entry)]
-    return [*before, *after, *inside, *ngrams]
+    return np.array([*before, *after, *inside, *ngrams], np.int64)

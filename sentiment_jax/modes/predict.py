@@ -104,11 +104,12 @@ def predict(models: Sequence[TrainedModel], texts: Sequence[str]) -> Predictions
     normal = Texts.from_texts(texts)
     warnings = [BLANK if is_blank(text) else "" for text in normal.texts]
     probabilities = []
-    few = 8 * jax.device_count()
+    few = scoring.FEW * jax.device_count()
     for model in models:
         with terminal.progress_bar(len(texts), "encoding", unit="text") as bar:
             encoded = model.encode(normal, bar.update)
-        size = few if len(texts) <= few else model.config.eval_batch_size  # compiled once each
+        size = few if len(texts) <= few else model.config.eval_batch_size
+        size = 1 if len(texts) == 1 else size  # each size is compiled once
         scores = scoring.score_texts(model, model.params, encoded, "predict", batch_size=size)
         probabilities.append(apply_temperature(scores.probabilities, model.temperature))
         unknown = unknown_shares(model.tokenizer, encoded)

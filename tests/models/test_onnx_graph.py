@@ -1,7 +1,5 @@
 """ONNX graphs: onnxruntime's logits are the networks', for every architecture and pooling."""
 
-import itertools
-
 import golden
 import numpy as np
 import onnx
@@ -38,22 +36,26 @@ POOLINGS = ("last", "mean", "max", "mean_max")
 def of_encoder(name, **changes):
     own = {"local_attention": 8} if name == "modernbert" else {}
     own = {"type_vocab_size": 1} if "roberta" in name else own
-    sizes = pretrained.SIZES | {"max_position_embeddings": 50, "num_hidden_layers": 3}
+    sizes = pretrained.SIZES | {"max_position_embeddings": 50, "num_hidden_layers": 2}
     return ENCODERS[name](**{"name": name, **sizes, **own, **changes})
 
 
-CONFIGS = {
-    f"{name}-{pooling}-{layers}": of_encoder(name, pooling=pooling, pooled_layers=layers)
+LAYERS = {"bert": ((1, 2), (1, 2)), "modernbert": ((2,), (1,))}  # pooled as first and as mean
+CONFIGS = {f"{name}-head": of_encoder(name) for name in ENCODERS if name != "xlm-roberta"}
+CONFIGS |= {
+    f"{name}-{pooling}-{count}": of_encoder(name, pooling=pooling, pooled_layers=count)
     for name in ENCODERS
-    for pooling, layers in (("head", 1), ("first", 1), ("first", 2), ("mean", 1), ("mean", 2))
+    for pooling, counts in zip(("first", "mean"), LAYERS.get(name, ((), (1,))), strict=True)
+    for count in counts
 }
 CONFIGS["electra-projection"] = of_encoder("electra", embedding_size=12)
 CONFIGS["modernbert-head-mean"] = of_encoder("modernbert", classifier_pooling="mean")
+LSTMS = [(pooling, True, 7) for pooling in POOLINGS] + [("last", True, 0), ("mean_max", False, 0)]
 CONFIGS |= {
     f"lstm-{pooling}-{both}-{segment}": LstmConfig(
         **SIZES, pooling=pooling, bidirectional=both, segment_length=segment
     )
-    for pooling, both, segment in itertools.product(POOLINGS, (False, True), (0, 7))
+    for pooling, both, segment in LSTMS
 }
 CONFIGS["average"] = AverageConfig(embedding_size=8)
 
