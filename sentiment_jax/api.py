@@ -175,17 +175,19 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({str(self.workdir)!r}): {self.config.model.name}, step {self._trained.step}"
 
-    def predict(self, texts: Any) -> pandas.DataFrame:
+    def predict(self, texts: Any, at_least: float = 0.0) -> pandas.DataFrame:
         """Return the predictions: a row per text, the columns as in --mode=predict.
 
         `texts` are one text, any sequence of them, or a table with the column data.text_column; a
         Series' or a table's index is kept. Bytes are read as UTF-8, numbers as text. The prediction
-        for a missing or unreadable text carries a `warning`. InputError: a value is no text.
+        for a missing or unreadable text carries a `warning`. A class whose probability is not
+        `at_least` this one is left empty. InputError: a value is no text.
         """
         texts, index = self._texts(texts)
         probabilities, warnings = predict.predict([self._trained], texts)
         names = prediction_columns(self.config)
-        cells = prediction_cells(self.config, probabilities, self._trained.thresholds)
+        thresholds = self._trained.thresholds
+        cells = prediction_cells(self.config, probabilities, thresholds, at_least)
         columns: list[Any] = [list(column) for column in zip(*cells, strict=True)] or [[]] * len(
             names
         )

@@ -99,6 +99,7 @@ TEXT = flags.DEFINE_multi_string("text", [], "a text; repeatable")
 INPUT = flags.DEFINE_string("input", None, ".csv, .tsv, .jsonl, a text per line, or -")
 TEXT_COLUMN = flags.DEFINE_string("text_column", None, "the input's column, if not text")
 LABEL_COLUMN = flags.DEFINE_string("label_column", None, "the input's labels, if not label")
+AT_LEAST = flags.DEFINE_float("at_least", 0.0, "p below which no class is predicted", 0.0, 1.0)
 EXPLAIN = flags.DEFINE_bool("explain", False, "show the words that pushed the prediction")
 LABEL = flags.DEFINE_string("label", "", "the class or label to explain, if not the predicted one")
 OUTPUT = flags.DEFINE_string("output", None, "folder, table or page")
@@ -125,7 +126,7 @@ OWN_FLAGS = {  # modes -> the flags that they alone read
     ("compare",): ["choose_by"],
     ("evaluate",): ["split", "label_column"],
     ("evaluate", "predict"): ["calibrated", "input", "text_column"],
-    ("predict",): ["text", "explain", "label"],
+    ("predict",): ["text", "explain", "label", "at_least"],
     ("evaluate", "predict", "export", "report"): ["output"],
     ("export",): ["format"],
     ("sweep",): [f"sweep_{axis}" for axis in SWEEP],
@@ -208,6 +209,8 @@ def check_flags(mode: str) -> None:
         raise InputError("--text_column names a column of --input=FILE")
     if LABEL.value and not EXPLAIN.value:
         raise InputError(f"--label={LABEL.value} goes with --explain: the words behind that label")
+    if EXPLAIN.value and AT_LEAST.value:
+        raise InputError("--at_least goes without --explain, which names a class in any case")
     if EXPLAIN.value and not (OUTPUT.value or ".html").endswith(".html"):
         raise InputError(f"--output={OUTPUT.value}: --explain writes a page, end its name in .html")
 
@@ -311,7 +314,8 @@ def _predict(workdirs: list[Path]) -> None:
 
         explain_run(workdirs[0], source, _output(), LABEL.value)
     else:
-        predict_runs(workdirs, source, _output(), calibrated=CALIBRATED.value)
+        calibrated, at_least = CALIBRATED.value, AT_LEAST.value
+        predict_runs(workdirs, source, _output(), calibrated=calibrated, at_least=at_least)
 
 
 def _sweep(config: Any, workdir: Path, changes: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from benchmarks.product_reviews import make_rows
 MODULES = """
 absl.logging flax.linen flax.struct jax.experimental jax.numpy jax.sharding jax.stages jax.typing
 matplotlib.figure matplotlib.patches ml_collections.config_dict numpy.lib.stride_tricks
+onnxruntime.quantization
 orbax.checkpoint orbax.checkpoint.experimental safetensors.numpy scipy.sparse scipy.special
 sklearn.feature_extraction.text sklearn.linear_model sklearn.metrics sklearn.model_selection
 """
