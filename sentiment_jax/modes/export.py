@@ -65,7 +65,7 @@ def export_workdir(workdir: Path, folder: Path, form: str = "transformers") -> N
     print(f"wrote {folder}: open it with {FORMATS[form](run, workdir, folder)}")
 
 
-def export_transformers(run: TrainedModel, workdir: Path, folder: Path) -> str:
+def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
     """Write a run's model as a Hugging Face folder; return what opens it.
 
     InputError: the architecture has no such form.
@@ -74,8 +74,7 @@ def export_transformers(run: TrainedModel, workdir: Path, folder: Path) -> str:
     objective = run.config.pretrain.objective
     if name not in ENCODERS:
         known = " and ".join(ENCODERS)
-        reason = f"only {known} have a Hugging Face form"
-        raise InputError(f"{workdir} holds a run of {name}: {reason}; --format=onnx takes others")
+        raise InputError(f"{workdir} holds a run of {name}: only {known} have a Hugging Face form")
     card = model_card(workdir)
     model = Export(
         run.model.config,
@@ -184,7 +183,7 @@ def _settings(model: Export) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-FORMATS = {"transformers": export_transformers, "onnx": export_onnx}
+FORMATS = {"transformers": export_run, "onnx": export_onnx}
 
 
 def export_pretrained(folder: Path, model: Export) -> None:
