@@ -186,19 +186,24 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({str(self.workdir)!r}): {self.config.model.name}, step {self._trained.step}"
 
-    def predict(self, texts: Any) -> pandas.DataFrame:
+    def predict(self, texts: Any, at_least: float = 0.0) -> pandas.DataFrame:
         """Return the predictions: a row per text, the columns as in --mode=predict.
 
         `texts` are one text, any sequence of them, or a table with the column data.text_column; a
         Series' or a table's index is kept. Bytes are read as UTF-8, numbers as text. The prediction
-        for a missing or unreadable text carries a `warning`. InputError: a value is no text.
+        for a missing or unreadable text carries a `warning`. A class whose probability is not
+        `at_least` this one is left empty. InputError: a value is no text.
         """
         texts, index = self._texts(texts)
         probabilities, warnings = predict.predict([self._trained], texts)
         names = prediction_columns(self.config)
-        cells = prediction_cells(self.config, probabilities, self._trained.thresholds)
-        table = pandas.DataFrame(cells, columns=names, index=index)
-        return table.astype(dict.fromkeys(names[1:], float)).assign(warning=warnings)
+        thresholds = self._trained.thresholds
+        cells = prediction_cells(self.config, probabilities, thresholds, at_least)
+        columns: list[Any] = [list(column) for column in zip(*cells, strict=True)] or [[]] * len(
+            names
+        )
+        columns = [columns[0], *(np.array(column, float) for column in columns[1:]), warnings]
+        return pandas.DataFrame(dict(zip([*names, "warning"], columns, strict=True)), index=index)
 
     def predict_proba(self, texts: Any) -> Float[np.ndarray, "texts classes"]:
         """Return the probability of each class, `classes`, for each text."""
@@ -233,9 +238,11 @@ class Model:
             scores, metrics = evaluate.score_labeled([self._trained], texts)
         return scores | metrics
 
-    def export(self, folder: str | Path) -> None:
-        """Write an encoder as a folder for transformers, or for sentence-transformers."""
-        export.export_run(self._trained, self.workdir, Path(folder).expanduser())
+    def export(self, folder: str | Path, format: str = "transformers") -> None:
+        """Write a folder for transformers or sentence-transformers, or ONNX files ("onnx")."""
+        if format not in export.FORMATS:
+            raise InputError(f"export(format={format!r}): choose {' or '.join(export.FORMATS)}")
+        export.FORMATS[format](self._trained, self.workdir, Path(folder).expanduser())
 
     def _texts(self, texts: Any) -> tuple[list[str], pandas.Index | None]:
         if isinstance(texts, str | bytes):

@@ -40,7 +40,7 @@ modes
   pretrain  learn from unlabeled text; --config.model.pretrained=RUN starts from the result
   evaluate  score a run again, on its test or validation texts, or on a labeled table
   predict   classify texts with a run
-  export    write a run of BERT or ELECTRA as a folder for Hugging Face's transformers
+  export    write a run as a folder for Hugging Face's transformers, or as ONNX files
   compare   train the recipes for texts of your own on the same splits, test the one to use
   sweep     train many settings, choose by validation, test the best with several seeds
   report    compare runs and sweeps in tables, plots and one page
@@ -99,9 +99,11 @@ TEXT = flags.DEFINE_multi_string("text", [], "a text; repeatable")
 INPUT = flags.DEFINE_string("input", None, ".csv, .tsv, .jsonl, a text per line, or -")
 TEXT_COLUMN = flags.DEFINE_string("text_column", None, "the input's column, if not text")
 LABEL_COLUMN = flags.DEFINE_string("label_column", None, "the input's labels, if not label")
+AT_LEAST = flags.DEFINE_float("at_least", 0.0, "p below which no class is predicted", 0.0, 1.0)
 EXPLAIN = flags.DEFINE_bool("explain", False, "show the words that pushed the prediction")
 LABEL = flags.DEFINE_string("label", "", "the class or label to explain, if not the predicted one")
 OUTPUT = flags.DEFINE_string("output", None, "folder, table or page")
+FORMAT = flags.DEFINE_enum("format", "transformers", ["transformers", "onnx"], "what opens it")
 WITH_TEXT = flags.DEFINE_bool("with_text", False, "show texts of mistakes, not only of a table")
 USUAL_AXES = ("optimizer", "batch_size", "learning_rate", "seeds", "split_seeds")
 OTHER_AXES = [field for field in sweep_fields() if field not in USUAL_AXES]
@@ -124,8 +126,9 @@ OWN_FLAGS = {  # modes -> the flags that they alone read
     ("compare",): ["choose_by"],
     ("evaluate",): ["split", "label_column"],
     ("evaluate", "predict"): ["calibrated", "input", "text_column"],
-    ("predict",): ["text", "explain", "label"],
+    ("predict",): ["text", "explain", "label", "at_least"],
     ("evaluate", "predict", "export", "report"): ["output"],
+    ("export",): ["format"],
     ("sweep",): [f"sweep_{axis}" for axis in SWEEP],
     ("report",): ["with_text"],
 }
@@ -208,6 +211,8 @@ def check_flags(mode: str) -> None:
         raise InputError("--text_column names a column of --input=FILE")
     if LABEL.value and not EXPLAIN.value:
         raise InputError(f"--label={LABEL.value} goes with --explain: the words behind that label")
+    if EXPLAIN.value and AT_LEAST.value:
+        raise InputError("--at_least goes without --explain, which names a class in any case")
     if EXPLAIN.value and not (OUTPUT.value or ".html").endswith(".html"):
         raise InputError(f"--output={OUTPUT.value}: --explain writes a page, end its name in .html")
 
@@ -257,7 +262,7 @@ def _run_mode(mode: str, config: Any, workdirs: list[Path], changes: dict[str, A
         case "export":
             from sentiment_jax.modes.export import export_workdir
 
-            export_workdir(workdirs[0], Path(OUTPUT.value or ""))
+            export_workdir(workdirs[0], Path(OUTPUT.value or ""), FORMAT.value)
         case "compare":
             from sentiment_jax.modes.compare import compare
 
@@ -311,7 +316,8 @@ def _predict(workdirs: list[Path]) -> None:
 
         explain_run(workdirs[0], source, _output(), LABEL.value)
     else:
-        predict_runs(workdirs, source, _output(), calibrated=CALIBRATED.value)
+        calibrated, at_least = CALIBRATED.value, AT_LEAST.value
+        predict_runs(workdirs, source, _output(), calibrated=calibrated, at_least=at_least)
 
 
 def _sweep(config: Any, workdir: Path, changes: dict[str, Any]) -> None:

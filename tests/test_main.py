@@ -185,7 +185,7 @@ def test_a_sweeps_directory_stands_for_its_winner(monkeypatch, printed, swept, t
     assert f"page: {winner.path}/explanation.html" in printed(*predict, workdir, "--explain")
     (winner.path / "explanation.html").unlink()
     exported = Mock()
-    monkeypatch.setattr(export, "export_run", exported)
+    monkeypatch.setitem(export.FORMATS, "transformers", exported)
     printed("--mode=export", workdir, f"--output={tmp_path}/folder")
     exported.assert_called_once_with(ANY, winner.path, tmp_path / "folder")
     printed("--mode=report", workdir, f"--output={tmp_path}/page")

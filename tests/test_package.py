@@ -22,7 +22,7 @@ from benchmarks.product_reviews import make_rows
 MODULES = """
 absl.logging flax.linen flax.struct jax.experimental jax.numpy jax.sharding jax.stages jax.typing
 matplotlib.figure matplotlib.patches ml_collections.config_dict numpy.lib.stride_tricks
-orbax.checkpoint safetensors.numpy scipy.sparse scipy.special
+onnxruntime.quantization orbax.checkpoint safetensors.numpy scipy.sparse scipy.special
 sklearn.feature_extraction.text sklearn.linear_model sklearn.metrics sklearn.model_selection
 """
 PRIVATE = {"jax._src.cudnn.fused_attention_stablehlo"}  # in a test, which can do without it

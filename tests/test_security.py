@@ -58,7 +58,7 @@ def test_the_search_finds_what_it_should():
 
 def test_every_requirement_has_both_bounds_or_is_pinned_by_its_hash():
     paths = sorted(ROOT.glob("requirements*.txt"))
-    assert len(paths) == 6
+    assert len(paths) == 7
     bounds = re.findall(r"(?m)^jax(?:\[cuda\d+\])?>(.*)", "\n".join(p.read_text() for p in paths))
     assert len(bounds) == 3 and len({*bounds}) == 1
     for path in paths:

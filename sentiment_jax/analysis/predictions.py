@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Float32
 from sentiment_jax.config.schema import FEW_CLASSES
 from sentiment_jax.data.kinds import LabelKind, Labels, kind_of
 from sentiment_jax.data.labels import apply_temperature, average_thresholds
+from sentiment_jax.data.predictions import read_predictions as read_split
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import check_checksum, read_cell
+from sentiment_jax.storage.files import check_checksum
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.metrics import HALF_DIGIT, is_correct, measure
 from sentiment_jax.training.trained_model import thresholds_of
@@ -49,30 +50,27 @@ class Predictions:
 def read_predictions(trials: Sequence[Trial], split: str = "test") -> Predictions:
     """Read the predictions of one model's trials; InputError if a file is damaged."""
     config = trials[0].files.read_config()
-    classes = config.classes
-    kind = kind_of(config.data)
-    frames = []
+    found = []
     orders = []
     for trial in trials:
         path = trial.files.predictions[split]
         remedy = f"--mode=evaluate --split={split} --workdir={trial.directory} writes it again"
         check_checksum(path, trial.env, remedy)
-        read = {"id": read_cell, "label": read_cell, "predicted": str}
-        frames.append(pandas.read_csv(path, converters=read, float_precision="round_trip"))
+        found.append(read_split(path, config))
         orders.append(trial.env[f"{path.stem}_order"])
     if len({*orders}) > 1:
         listed = ", ".join(str(trial.directory) for trial in trials)
         raise InputError(f"{listed} scored the test set in different orders: report them apart")
-    given = np.array([frame.iloc[:, 3:] for frame in frames], np.float32)  # the probabilities
+    ids, labels, _ = found[0]
     return Predictions(
-        ids=tuple(frames[0]["id"]),
+        ids=ids,
         order=orders[0],
-        classes=classes,
-        labels=kind.read_cells(config.cells, frames[0]["label"].tolist()),
-        probabilities=np.concatenate([1 - given, given], axis=2) if given.shape[2] == 1 else given,
+        classes=config.classes,
+        labels=labels,
+        probabilities=np.array([probabilities for _, _, probabilities in found]),
         temperatures=tuple(trial.content.get("temperature", 1.0) for trial in trials),
         thresholds=tuple(thresholds_of(config, trial.content) for trial in trials),
-        kind=kind,
+        kind=kind_of(config.data),
     )
 
 

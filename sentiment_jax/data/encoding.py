@@ -69,7 +69,7 @@ def encode(
     cuts = []  # where the head of a truncated text ends
     for body in tokenization.tokenize(tokenizer, texts.texts, advance):
         if len(body) > room:
-            cuts.append(len(ids) + len(before) + _head(room, truncation))
+            cuts.append(len(ids) + len(before) + head_size(room, truncation))
         ids.extend([*before, *truncate(body or empty, room, truncation), *after])
         offsets.append(len(ids))
     bounds = np.sort(np.array(offsets + cuts, np.int64))  # no n-gram goes across one
@@ -104,11 +104,12 @@ def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
     """Keep the start, the end, or both of a text's tokens, or of other values for each token."""
     if len(tokens) <= room:
         return tokens
-    head = _head(room, truncation)
+    head = head_size(room, truncation)
     return tokens[:head] + tokens[len(tokens) - (room - head) :]
 
 
-def _head(room: int, truncation: str) -> int:
+def head_size(room: int, truncation: str) -> int:
+    """Return how many of `room` tokens are a longer text's first."""
     return round(room * HEAD_OF_510[truncation] / 510)
 
 
@@ -123,10 +124,10 @@ def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray
 
 
 @functools.lru_cache(maxsize=4)
-def _not_words(tokenizer: Tokenizer) -> list[int]:
+def _not_words(tokenizer: Tokenizer) -> Int64[np.ndarray, " ids"]:
     """Return the ids of [CLS], [SEP] and of what is no word, or not the beginning of one."""
     before, after = framing(tokenizer)
     entries = tokenizer.get_vocab().items()
     ngrams = [i for entry, i in entries if " " in entry]  # of several words, or of characters
     inside = [i for entry, i in entries if tokenization.continues_word(tokenizer, entry)]
-    return [*before, *after, *inside, *ngrams]
+    return np.array([*before, *after, *inside, *ngrams], np.int64)

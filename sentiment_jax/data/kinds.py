@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32, Int64
 
 from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.errors import InputError
 
 Labels: TypeAlias = Bool[np.ndarray, "texts classes"]
 Predicted: TypeAlias = Bool[np.ndarray, "*any texts classes"]
@@ -103,6 +104,10 @@ class OneClass:
     def p_of_labels(self, probabilities: Probabilities, labels: Labels) -> Decisions:
         """Return the probability of each text's class; of the first of texts without labels."""
         return np.take_along_axis(probabilities, labels.argmax(axis=1)[:, None], axis=1)
+
+    def p_of_predicted(self, probabilities: Probabilities, thresholds: Sequence[float]) -> Column:
+        """Return the probability of each text's predicted class."""
+        return self.p_of_labels(probabilities, self.decide(probabilities, thresholds))[:, 0]
 
     def more_scores(self, labels: Labels, predicted: Labels) -> dict[str, float]:
         """Return what result.json has beside loss and accuracy."""
@@ -260,6 +265,10 @@ class MultiLabel:
     def p_of_labels(self, probabilities: Probabilities, labels: Labels) -> Decisions:
         """Return the probability of each label being as it is."""
         return np.where(labels, probabilities, 1 - probabilities)
+
+    def p_of_predicted(self, probabilities: Probabilities, thresholds: Sequence[float]) -> Column:
+        """Raise an InputError: without labels, a prediction is empty as well."""
+        raise InputError("--at_least is for one class per text: each label has a threshold instead")
 
     def more_scores(self, labels: Labels, predicted: Labels) -> dict[str, float]:
         """Return the macro F1: accuracy is the share of exact matches."""

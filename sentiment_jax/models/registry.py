@@ -10,7 +10,17 @@ from flax import linen as nn
 
 from sentiment_jax.config.schema import EncoderConfig, ModelConfig
 from sentiment_jax.errors import InputError
-from sentiment_jax.models import average, bert, electra, encoder, layers, linear, lstm, modernbert
+from sentiment_jax.models import (
+    average,
+    bert,
+    electra,
+    encoder,
+    layers,
+    linear,
+    lstm,
+    modernbert,
+    onnx_graph,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +48,7 @@ class Architecture:
     start: Callable[..., dict[str, Any]] | None = None
     # From config and parameters to the config and parameters of the generator beside it.
     extract_generator: Callable[..., tuple[EncoderConfig, dict[str, Any]]] | None = None
+    graph: onnx_graph.Network | None = None  # of --mode=export --format=onnx
 
 
 _encoder = functools.partial(
@@ -51,19 +62,26 @@ _encoder = functools.partial(
 ROBERTA = _encoder(
     functools.partial(electra.ElectraClassifier, activation=nn.tanh),
     heads=("classifier.", "pooler.", "lm_head."),
+    graph=functools.partial(onnx_graph.encoder, activation="Tanh"),
 )
 ARCHITECTURES = {
-    "bert": _encoder(bert.BertClassifier, heads=("classifier.", "pooler.", "cls.")),
+    "bert": _encoder(
+        bert.BertClassifier,
+        heads=("classifier.", "pooler.", "cls."),
+        graph=functools.partial(onnx_graph.encoder, activation="Tanh"),
+    ),
     "electra": _encoder(
         electra.ElectraClassifier,
         # the last is the generator inside the pre-training run that trained it, or its head
         heads=("classifier.", "discriminator_predictions.", "generator"),
         pretraining={"replaced_token_detection": electra.ReplacedTokenDetectionModel},
         extract_generator=electra.extract_generator,
+        graph=functools.partial(onnx_graph.encoder, activation="Gelu"),
     ),
     "distilbert": _encoder(  # Sanh et al. (2019): BERT's head with ReLU
         functools.partial(bert.BertClassifier, activation=nn.relu, first_dense="pre_classifier"),
         heads=("classifier.", "pre_classifier.", "vocab_"),
+        graph=functools.partial(onnx_graph.encoder, activation="Relu"),
     ),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
@@ -76,19 +94,26 @@ ARCHITECTURES = {
                 bert.MaskedLanguageModel, encoder=modernbert.ModernBertEncoder
             )
         },
+        graph=onnx_graph.modernbert,
     ),
     "lstm": Architecture(
         lstm.LstmClassifier,
         heads=("classifier.", "dense.", "forward.", "backward."),
         pretraining={"ngram_vectors": lstm.NgramEmbeddings},
         layerwise_multipliers=lstm.layerwise_multipliers,
+        graph=onnx_graph.lstm,
     ),
     "linear": Architecture(
         linear.LinearClassifier,
         multi_label=functools.partial(linear.LinearClassifier, activation=jax.nn.identity),
         vocabulary="ngrams",
     ),
-    "average": Architecture(average.AverageClassifier, heads=("classifier.",), start=average.start),
+    "average": Architecture(
+        average.AverageClassifier,
+        heads=("classifier.",),
+        start=average.start,
+        graph=onnx_graph.average,
+    ),
 }
 
 

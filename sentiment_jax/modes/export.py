@@ -1,11 +1,11 @@
-"""Export parameters as a Hugging Face folder that PyTorch's models open."""
+"""`--mode=export`: a run as a Hugging Face folder that PyTorch's models open, or as ONNX files."""
 
 import dataclasses
 import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ from safetensors.numpy import save_file
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.config.schema import CLASSES, ENCODERS, EncoderConfig, ModelConfig
-from sentiment_jax.data.texts import list_classes
+from sentiment_jax.data.encoding import encode, head_size
+from sentiment_jax.data.labels import apply_temperature
+from sentiment_jax.data.ngrams import known_ngrams
+from sentiment_jax.data.texts import Texts, list_classes
 from sentiment_jax.data.tokenization import find_special, framing
 from sentiment_jax.data.unlabeled import KINDS
 from sentiment_jax.errors import InputError, describe_shortage
 from sentiment_jax.huggingface.names import NAMES, TRANSFORMERS, config_fields
 from sentiment_jax.huggingface.weights import to_tensors
+from sentiment_jax.models.onnx_graph import make_graph
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory, check_place, source_run
@@ -31,7 +35,7 @@ from sentiment_jax.training.trained_model import TrainedModel, load_run
 class Export:
     """What an exported folder holds."""
 
-    config: EncoderConfig
+    config: Any  # an EncoderConfig; of ONNX files, any ModelConfig
     params: Mapping[str, Any]
     tokenizer: tokenizers.Tokenizer
     objective: str = ""  # of a pre-training
@@ -55,10 +59,10 @@ def _pools(model: ModelConfig, objective: str) -> bool:
     return isinstance(model, EncoderConfig) and model.pooling != "head" and not objective
 
 
-def export_workdir(workdir: Path, folder: Path) -> None:
-    """Write the model of a run directory as a Hugging Face folder; print how to open it."""
-    opener = export_run(load_run(workdir, classifies=False), workdir, folder)
-    print(f"wrote {folder}: open it with {opener}")
+def export_workdir(workdir: Path, folder: Path, form: str = "transformers") -> None:
+    """Write the model of a run directory as a folder of this form; print how to open it."""
+    run = load_run(workdir, classifies=form == "onnx")
+    print(f"wrote {folder}: open it with {FORMATS[form](run, workdir, folder)}")
 
 
 def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
@@ -90,13 +94,111 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
     return f"transformers' AutoModel{TRANSFORMERS[objective]}"
 
 
+def export_onnx(run: TrainedModel, workdir: Path, folder: Path) -> str:
+    """Write a run's classifier as ONNX files in the layout of transformers.js; say what opens it.
+
+    onnx/model.onnx is in float32, onnx/model_quantized.onnx in int8: its products and embeddings,
+    with a scale for each output. What a service needs beside them is in config.json.
+
+    InputError: no tokenizer yields what the model reads; onnx or onnxruntime is not installed.
+    """
+    config = run.config
+    network = ARCHITECTURES[config.model.name].graph
+    if run.counts_ngrams or known_ngrams(run.tokenizer)[1]:
+        reason = "it reads n-grams, which are found in the text and not by its tokenizer"
+        raise InputError(f"{workdir} holds a run of {config.model.name}: {reason}")
+    if network is None:
+        raise InputError(f"models/registry.py has no ONNX graph of {config.model.name}")
+    try:
+        import onnx  # late: only this export needs them
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise InputError(
+            f"--format=onnx needs {error.name}: pip install onnx onnxruntime"
+        ) from None
+    graph = make_graph(network, run.model.config, run.params, len(run.classes))
+    settings = onnx_settings(run, RunDirectory(workdir).outcome()[1].get("temperature", 1.0))
+    card = model_card(workdir, form="onnx")
+
+    def write(partial: Path) -> None:
+        (partial / "onnx").mkdir(parents=True)
+        whole = partial / "onnx" / "model.onnx"
+        quantized = partial / "onnx" / "model_quantized.onnx"
+        onnx.save(graph, whole)
+        quantize_dynamic(
+            whole,
+            quantized,
+            op_types_to_quantize=["MatMul", "Gather"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+        _write_json(partial / "config.json", settings)
+        _export_tokenizer(partial, config.data.max_length, run.tokenizer)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+
+    _write_new(folder, write)
+    return "onnxruntime, transformers.js, or examples/serve.py"
+
+
+def onnx_settings(run: TrainedModel, temperature: Any) -> dict[str, Any]:
+    """Return the config.json of ONNX files; "sentiment_jax" has what Hugging Face has no name for.
+
+    The thresholds are of probabilities at the temperature. Of a longer text, the first and last
+    tokens that `keep` counts are read; of an empty one, the tokens of `empty`.
+    """
+    config = run.config
+    room = config.data.max_length - sum(map(len, framing(run.tokenizer)))
+    last = room - head_size(room, config.data.truncation) + len(framing(run.tokenizer)[1])
+    thresholds = run.thresholds
+    if thresholds:
+        thresholds = apply_temperature(np.array([thresholds]), temperature)[0].tolist()
+    blank = encode(run.tokenizer, Texts.from_texts([""]), config.data.max_length, "head")
+    ours = {
+        "temperature": temperature,
+        "thresholds": thresholds,
+        "keep": [config.data.max_length - last, last],
+        "empty": blank.tokens.tolist(),
+    }
+    model = Export(run.model.config, {}, run.tokenizer, classes=run.classes)
+    model = dataclasses.replace(model, problem_type=run.kind.problem_type)
+    return {**_settings(model), "sentiment_jax": ours}
+
+
+def _settings(model: Export) -> dict[str, Any]:
+    """Return config.json: sizes, and what a classifier's outputs are."""
+    names = NAMES[model.config.name]
+    fields = config_fields(model.config.name)
+    architecture = names.classes or model.config.name.title()
+    settings: dict[str, Any] = {
+        "architectures": [architecture + TRANSFORMERS[model.objective]],
+        "pad_token_id": find_special(model.tokenizer, "pad") or 0,
+        **{theirs: getattr(model.config, ours) for ours, theirs in fields.items()},
+        **names.supported,
+        "torch_dtype": "float32",
+    }
+    if not model.objective:
+        settings["id2label"] = {str(i): name for i, name in enumerate(model.classes)}
+        settings["problem_type"] = model.problem_type
+        settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+FORMATS = {"transformers": export_run, "onnx": export_onnx}
+
+
 def export_pretrained(folder: Path, model: Export) -> None:
     """Write model.safetensors, config.json, tokenizer files and the card.
 
     A last layer that reads pooled states is written to 2_Dense/, for sentence-transformers, and a
-    pre-trained ELECTRA's generator to generator/. The folder appears complete or not at all.
-    `load_pretrained` reads it back bit for bit. A folder that holds anything is refused: weights
-    in it could be taken for ours.
+    pre-trained ELECTRA's generator to generator/. `load_pretrained` reads it back bit for bit.
+    """
+    _write_new(folder, lambda partial: _write_model(partial, model))
+
+
+def _write_new(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have a folder written: it appears complete or not at all.
+
+    A folder that holds anything is refused: weights in it could be taken for ours.
     """
     check_place(folder)
     folder = folder.resolve()
@@ -106,7 +208,7 @@ def export_pretrained(folder: Path, model: Export) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             partial = Path(temporary) / folder.name
-            _write_model(partial, model)
+            write(partial)
             partial.rename(folder)
     except OSError as error:
         if describe_shortage(error):
@@ -125,20 +227,10 @@ def _write_model(folder: Path, model: Export) -> None:
         generator = Export(smaller, own, model.tokenizer, "masked_language_modeling")
         _write_model(folder / "generator", generator)
         params = {name: leaf for name, leaf in params.items() if name != "generator"}
-    suffix = "Model" if model.pools else TRANSFORMERS[model.objective]
-    settings: dict[str, Any] = {
-        "architectures": [NAMES[config.name].classes + suffix],
-        "pad_token_id": find_special(model.tokenizer, "pad") or 0,
-        **{theirs: getattr(config, ours) for ours, theirs in config_fields(config.name).items()},
-        **NAMES[config.name].supported,
-        "torch_dtype": "float32",
-        "output_hidden_states": True if model.pools and model.averaged > 1 else None,
-    }
-    if not model.objective:
-        settings["id2label"] = {str(i): name for i, name in enumerate(model.classes)}
-        settings["problem_type"] = model.problem_type
-        settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
-    known = {name: value for name, value in settings.items() if value is not None}
+    known = _settings(model)
+    if model.pools:
+        known["architectures"] = [f"{NAMES[config.name].classes}Model"]
+        known |= {"output_hidden_states": True} if model.averaged > 1 else {}
     tensors = to_tensors(params, config.name)
     if model.pools:
         layer = {f"linear.{name}": tensors.pop(f"classifier.{name}") for name in ("weight", "bias")}
@@ -186,8 +278,8 @@ def _write_pooling(folder: Path, model: Export, layer: dict[str, np.ndarray]) ->
     _write_part(folder / "2_Dense", dense, layer)
 
 
-def model_card(workdir: Path) -> str:
-    """Return the model card of an exported run: data, scores, command."""
+def model_card(workdir: Path, form: str = "transformers") -> str:
+    """Return the model card of an exported run: data, scores, command, how to open it."""
     directory = RunDirectory(workdir)
     config = directory.read_config()
     env = read_json(directory.env)
@@ -199,6 +291,7 @@ def model_card(workdir: Path) -> str:
     return render(
         "model_card.md.j2",
         name=workdir.resolve().name,
+        form=form,
         objective=objective,
         pools=_pools(config.model, objective),
         classes=classes,
@@ -219,7 +312,7 @@ def _export_tokenizer(folder: Path, max_length: int, tokenizer: tokenizers.Token
     tokenizer.no_truncation()
     tokenizer.save(str(folder / "tokenizer.json"))
     ids = {name: find_special(tokenizer, name) for name in ("pad", "unk", "mask")}
-    ids |= dict(zip(("cls", "sep"), itertools.chain(*framing(tokenizer)), strict=True))
+    ids |= dict(zip(("cls", "sep"), itertools.chain(*framing(tokenizer)), strict=False))
     settings = {
         # takes tokenizer.json as it is; BertTokenizer would build a lower-casing one of its own
         "tokenizer_class": "PreTrainedTokenizerFast",

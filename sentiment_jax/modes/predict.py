@@ -16,14 +16,15 @@ from jaxtyping import Float
 from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import apply_temperature, average_thresholds
-from sentiment_jax.data.predictions import prediction_cells, prediction_columns
+from sentiment_jax.data.predictions import prediction_cells, prediction_columns, read_predictions
 from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table, write_table
 from sentiment_jax.data.texts import Texts, is_blank
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import regular, write_cell
-from sentiment_jax.storage.run_directory import check_place
+from sentiment_jax.storage.run_directory import RunDirectory, check_place
 from sentiment_jax.training import scoring
+from sentiment_jax.training.metrics import is_correct
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
 
 BLANK = "no text"
@@ -75,17 +76,47 @@ class TextSource:
 
 
 def predict_runs(
-    workdirs: Sequence[Path], source: TextSource, output: Path | None, *, calibrated: bool = False
+    workdirs: Sequence[Path],
+    source: TextSource,
+    output: Path | None,
+    *,
+    calibrated: bool = False,
+    at_least: float = 0.0,
 ) -> None:
-    """Classify texts with a run or an ensemble of runs; print or write the predictions."""
+    """Classify texts with a run or an ensemble of runs; print or write the predictions.
+
+    A class whose probability is not `at_least` this one is left empty.
+    """
     if output is not None:
         source.check_output(output)
     models = load_ensemble(workdirs, calibrated=calibrated)
     table = source.read(models[0].config.data)
     if source.file is None and output is None:
-        print_predictions(models, source.texts)
+        print_predictions(models, source.texts, at_least)
     else:
-        predict_table(models, table, output)
+        predict_table(models, table, output, at_least)
+    if at_least:
+        for workdir, model in zip(workdirs, models, strict=True):
+            print_coverage(model, workdir, at_least)
+
+
+def print_coverage(model: TrainedModel, workdir: Path, at_least: float) -> None:
+    """Print to stderr which share of the validation texts is classified, with which accuracy.
+
+    It is a point of the risk-coverage curve: El-Yaniv and Wiener (2010),
+    https://jmlr.org/papers/v11/el-yaniv10a.html.
+    """
+    path = RunDirectory(workdir).predictions["val"]
+    if not path.exists():
+        terminal.warn(f"{workdir} has no predictions of validation texts: its accuracy is unknown")
+        return
+    _, labels, probabilities = read_predictions(path, model.config)
+    probabilities = apply_temperature(probabilities, model.temperature)
+    sure = model.kind.p_of_predicted(probabilities, model.thresholds) >= at_least
+    right = is_correct(labels, model.kind.decide(probabilities, model.thresholds))
+    accuracy = f", with accuracy {right[sure].mean():.4f}" if sure.any() else ""
+    share = f"{100 * sure.mean():.1f} % of its {len(labels):,} validation texts"
+    terminal.warn(f"{workdir}: {share} have p of {at_least:g} or more{accuracy}")
 
 
 def mean_thresholds(models: Sequence[TrainedModel]) -> list[float]:
@@ -104,11 +135,12 @@ def predict(models: Sequence[TrainedModel], texts: Sequence[str]) -> Predictions
     normal = Texts.from_texts(texts)
     warnings = [BLANK if is_blank(text) else "" for text in normal.texts]
     probabilities = []
-    few = 8 * jax.device_count()
+    few = scoring.FEW * jax.device_count()
     for model in models:
         with terminal.progress_bar(len(texts), "encoding", unit="text") as bar:
             encoded = model.encode(normal, bar.update)
-        size = few if len(texts) <= few else model.config.eval_batch_size  # compiled once each
+        size = few if len(texts) <= few else model.config.eval_batch_size
+        size = 1 if len(texts) == 1 else size  # each size is compiled once
         scores = scoring.score_texts(model, model.params, encoded, "predict", batch_size=size)
         probabilities.append(apply_temperature(scores.probabilities, model.temperature))
         unknown = unknown_shares(model.tokenizer, encoded)
@@ -129,12 +161,20 @@ def print_warning_count(warnings: Sequence[str]) -> None:
         terminal.warn(f"{texts}: unreliable predictions")
 
 
-def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> None:
+def print_predictions(
+    models: Sequence[TrainedModel], texts: Sequence[str], at_least: float = 0.0
+) -> None:
     """Print one aligned line per text: prediction, text and warning."""
     probabilities, warnings = predict(models, texts)
     first = models[0]
     thresholds = mean_thresholds(models)
-    print_texts(texts, first.kind.describe(first.classes, probabilities, thresholds), warnings)
+    lines = first.kind.describe(first.classes, probabilities, thresholds)
+    if at_least:
+        sure = first.kind.p_of_predicted(probabilities, thresholds) >= at_least
+        names = [" " * len(name) for name in first.classes]
+        empty = first.kind.describe(names, probabilities, thresholds)
+        lines = [line if of else none for line, none, of in zip(lines, empty, sure, strict=True)]
+    print_texts(texts, lines, warnings)
     if warning := first.kind.warn(probabilities, thresholds):
         terminal.warn(warning)
 
@@ -161,12 +201,17 @@ def output_columns(table: Table, config: Config, output: Path | None) -> list[st
     return columns
 
 
-def predict_table(models: Sequence[TrainedModel], table: Table, output: Path | None = None) -> None:
+def predict_table(
+    models: Sequence[TrainedModel],
+    table: Table,
+    output: Path | None = None,
+    at_least: float = 0.0,
+) -> None:
     """Print row, prediction, probabilities and warning as CSV, or write them beside the input."""
     config = models[0].config
     columns = output_columns(table, config, output)
     probabilities, warnings = predict(models, [text for (text,) in table.texts])
-    cells = prediction_cells(config, probabilities, mean_thresholds(models))
+    cells = prediction_cells(config, probabilities, mean_thresholds(models), at_least)
     found = zip(table.rows, cells, warnings, strict=True)
     predictions: list[list] = [[row, *prediction, warning] for row, prediction, warning in found]
     if output is None:

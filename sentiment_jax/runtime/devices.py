@@ -49,6 +49,17 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def replicate(params: Any, mesh: Mesh) -> Any:
+    """Copy parameters to every device, unless the first of them is there.
+
+    To ask a hundred of them takes milliseconds, a third of classifying one text.
+    """
+    first = jax.tree.leaves(params)[0]
+    if getattr(first, "sharding", None) == replicated(mesh):
+        return params
+    return jax.device_put(params, replicated(mesh))
+
+
 def place(tree: Any, mesh: Mesh) -> Any:
     """Copy a state that every process holds whole to every device."""
 

@@ -26,6 +26,9 @@ from sentiment_jax.training.metrics import score_probabilities
 from sentiment_jax.training.objectives.objective import Batch, classify
 from sentiment_jax.training.trained_model import Classifier
 
+FEW = 8  # so many texts, or fewer, are not packed: one text would pay for rows of 256 tokens
+SHORT = (16, 32)  # further lengths that these are padded to
+
 
 @dataclasses.dataclass(frozen=True)
 class TextScores:
@@ -84,7 +87,7 @@ def apply(
     """Yield the rows of each batch of a pass over encoded texts, and the step's outputs."""
     size = batch_size or min(classifier.config.eval_batch_size, len(encoded))
     size = -(-size // classifier.mesh.size) * classifier.mesh.size
-    params = jax.device_put(params, devices.replicated(classifier.mesh))
+    params = devices.replicate(params, classifier.mesh)
 
     def dispatch() -> Iterator[tuple[Rows, Any]]:
         for planned in plan_pass(classifier, encoded, size):
@@ -102,11 +105,13 @@ def apply(
 
 def plan_pass(classifier: Classifier, encoded: Encoded, batch_size: int) -> batches.Plan:
     """Plan a pass over encoded texts."""
+    buckets = classifier.buckets
+    few = batch_size <= FEW
     return batches.plan_evaluation(
         encoded.lengths,
         batch_size=batch_size,
-        buckets=classifier.buckets,
-        packed=classifier.packs,
+        buckets=batches.effective_buckets((*SHORT, *buckets), buckets[-1]) if few else buckets,
+        packed=classifier.packs and not few,
     )
 
 

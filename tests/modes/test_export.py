@@ -4,13 +4,18 @@ import dataclasses
 import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
+import commands
 import golden
 import jax
 import numpy as np
+import onnxruntime
+import pretrained
 import pytest
+import readme
 import runs
 import safetensors
 import transformers
@@ -18,6 +23,9 @@ from golden import FIXTURES
 from safetensors.numpy import load_file
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
+from sentiment_jax.config.schema import AverageConfig, EncoderConfig, LinearConfig
+from sentiment_jax.data.texts import Texts
+from sentiment_jax.data.tokenization import train_ngrams, train_word_level, train_wordpiece
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.modes import export
@@ -171,3 +179,82 @@ def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, tmp_pa
     card = export.model_card(run_copy)
     assert "License of the base: that of google/electra-small." in card
     assert "\nbase_model: google/electra-small\n" in card
+
+
+# ONNX files
+
+
+def make_encoder(**data):
+    """An encoder of random weights, as a run has it."""
+    tokenizer = train_wordpiece(["A good film of many words and a bad end."], vocabulary_size=50)
+    return golden.make_run(EncoderConfig(**pretrained.SIZES), tokenizer, **data)
+
+
+def test_a_run_is_written_as_onnx_files_that_open_as_the_card_says(finished, printed, tmp_path):
+    """Probabilities of texts are those of tests/test_serve.py; here, what stands in the folder."""
+    folder = tmp_path / "out"
+    arguments = ("--mode=export", "--format=onnx", f"--workdir={finished}", f"--output={folder}")
+    assert printed(*arguments).startswith(f"wrote {folder}: open it with onnxruntime, ")
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+    known = {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert files == known | {"onnx/model.onnx", "onnx/model_quantized.onnx"}
+    config = read_json(folder / "config.json")
+    assert config["architectures"] == ["LstmForSequenceClassification"]
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+    temperature = read_json(finished / "result.json")["temperature"]
+    ours = {"temperature": temperature, "thresholds": [], "keep": [24, 0], "empty": [1]}
+    assert config["sentiment_jax"] == ours
+    card = (folder / "README.md").read_text()
+    code = next(b for b in readme.blocks(folder / "README.md") if b.language == "python").text
+    assert commands.python("-c", code, cwd=folder).stdout.strip() in ("negative", "positive")
+    assert "library_name: transformers.js" in card and "`model_quantized.onnx`" not in card
+
+
+def test_int8_has_nearly_the_logits_of_float32(finished, tmp_path):
+    """Of an encoder, whose products and embeddings it holds in bytes."""
+    folder = tmp_path / "out"
+    export.export_onnx(make_encoder(), finished, folder)
+    sizes = [path.stat().st_size for path in sorted((folder / "onnx").iterdir())]
+    assert sizes[1] < 0.5 * sizes[0]
+    ids = np.random.default_rng(0).integers(5, 50, (20, 12))
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    sessions = map(onnxruntime.InferenceSession, sorted((folder / "onnx").iterdir()))
+    exact, rounded = (session.run(["logits"], feed)[0] for session in sessions)
+    assert 0 < np.abs(exact - rounded).max() < 0.1 * np.ptp(exact)
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
+def test_keep_truncates_as_training_does(truncation):
+    run = make_encoder(max_length=9, truncation=truncation)
+    first, last = export.onnx_settings(run, 1.0)["sentiment_jax"]["keep"]
+    text = "a good film of many words and a bad end indeed"
+    ids = run.tokenizer.encode(text).ids
+    assert first + last == 9 < len(ids)
+    assert [*ids[:first], *ids[len(ids) - last :]] == run.encode(
+        Texts.from_texts([text])
+    ).tokens.tolist()
+
+
+def test_thresholds_are_of_probabilities_at_the_temperature():
+    run = make_encoder(labels="a,b,c", label_separator=";")
+    settings = export.onnx_settings(run, [2.0, 1.0, 0.5])
+    assert settings["problem_type"] == "multi_label_classification"
+    assert settings["sentiment_jax"]["thresholds"] == [0.5, 0.5, 0.5]
+    lower = dataclasses.replace(run, thresholds=[0.2, 0.2, 0.2])
+    found = export.onnx_settings(lower, [2.0, 1.0, 0.5])["sentiment_jax"]["thresholds"]
+    np.testing.assert_allclose(found, [1 / 3, 0.2, 1 / 17], rtol=1e-6)
+
+
+def test_what_no_tokenizer_reads_is_not_exported(tmp_path, monkeypatch):
+    run = golden.make_run(
+        AverageConfig(embedding_size=4), train_word_level(["a b"] * 9, 9, 1, 2, 2)
+    )
+    with pytest.raises(InputError, match="a run of average: it reads n-grams, which are found in"):
+        export.export_onnx(run, tmp_path, tmp_path / "out")
+    run = golden.make_run(LinearConfig(), train_ngrams(["a good film"]))
+    with pytest.raises(InputError, match="a run of linear: it reads n-grams"):
+        export.export_onnx(run, tmp_path, tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match="--format=onnx needs onnx: pip install onnx onnxruntime"):
+        export.export_onnx(make_encoder(), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

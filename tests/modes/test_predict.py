@@ -15,9 +15,17 @@ from commands import python
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.dataset import load_dataset
+from sentiment_jax.data.kinds import MultiLabel
 from sentiment_jax.data.table import Table, read_table
+from sentiment_jax.errors import InputError
 from sentiment_jax.modes.explain import explain_texts
-from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
+from sentiment_jax.modes.predict import (
+    TextSource,
+    predict,
+    predict_runs,
+    predict_table,
+    print_predictions,
+)
 from sentiment_jax.training import scoring
 
 COLUMNS = ["row", "predicted", "p_positive", "warning"]
@@ -213,6 +221,37 @@ def test_unreliable_predictions_carry_a_warning(model, tmp_path, capsys):
         assert row.endswith(warning if text in EMPTY else ending)
         (headline,) = re.findall(rf"^{text}: (?:posi|nega)tive [5-9]\d\.\d %(.*)$", explained, re.M)
         assert headline == (f", {warning}" if warning else "")
+
+
+def test_unsure_predictions_are_empty_and_validation_says_how_many(
+    finished, model, tmp_path, capsys
+):
+    texts = load_dataset(model.config.data).splits["val"].texts
+    labels = [row["label"] for row in reviews.read_table(finished / "predictions-val.csv")]
+    p, _ = predict([model], texts)
+    least = float(f"{np.median(p.max(axis=1)):.3f}")
+    sure = p.max(axis=1) >= least
+    source = tmp_path / "in.csv"
+    with source.open("w", newline="") as file:
+        csv.writer(file).writerows([["text"], *([text] for text in texts)])
+    predict_runs([finished], TextSource(file=str(source)), None, at_least=least)
+    shown, errors = capsys.readouterr()
+    found = [row["predicted"] for row in csv.DictReader(shown.splitlines())]
+    assert [answer != "" for answer in found] == sure.tolist() and 0 < sum(sure) < len(sure)
+    right = [answer == label for answer, label in zip(found, labels, strict=True) if answer]
+    share = f"{100 * sure.mean():.1f} % of its {len(sure)} validation texts"
+    accuracy = f"have p of {least:g} or more, with accuracy {np.mean(right):.4f}"
+    assert errors.splitlines()[-1].endswith(f"{share} {accuracy}")
+    print_predictions([model], texts, least)
+    lines = capsys.readouterr().out.splitlines()
+    starts = [line.startswith(("positive ", "negative ")) for line in lines]
+    assert starts == sure.tolist()
+    assert len({line.index(" %") for line in lines}) == 1  # aligned as before
+
+
+def test_multi_label_predictions_are_not_left_empty():
+    with pytest.raises(InputError, match="--at_least is for one class per text"):
+        MultiLabel().p_of_predicted(np.array([[0.9, 0.2]]), [0.5, 0.5])
 
 
 PREDICT = """
