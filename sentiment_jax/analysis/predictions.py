@@ -57,18 +57,17 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
         path = trial.files.predictions[split]
         remedy = f"--mode=evaluate --split={split} --workdir={trial.directory} writes it again"
         check_checksum(path, trial.env, remedy)
-        read = {"id": read_cell, "label": read_cell, "predicted": str}
-        frames.append(pandas.read_csv(path, converters=read, float_precision="round_trip"))
+        frames.append(pandas.read_csv(path, dtype=object, na_filter=False))
         orders.append(trial.env[f"{path.stem}_order"])
     if len({*orders}) > 1:
         listed = ", ".join(str(trial.directory) for trial in trials)
         raise InputError(f"{listed} scored the test set in different orders: report them apart")
     given = np.array([frame.iloc[:, 3:] for frame in frames], np.float32)  # the probabilities
     return Predictions(
-        ids=tuple(frames[0]["id"]),
+        ids=tuple(map(read_cell, frames[0]["id"])),
         order=orders[0],
         classes=classes,
-        labels=kind.read_cells(config.cells, frames[0]["label"].tolist()),
+        labels=kind.read_cells(config.cells, [*map(read_cell, frames[0]["label"])]),
         probabilities=np.concatenate([1 - given, given], axis=2) if given.shape[2] == 1 else given,
         temperatures=tuple(trial.content.get("temperature", 1.0) for trial in trials),
         thresholds=tuple(thresholds_of(config, trial.content) for trial in trials),
