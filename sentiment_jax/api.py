@@ -10,6 +10,7 @@ Each function does what a mode of the command line does, by the same code.
 import contextlib
 import csv
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,7 +27,6 @@ from sentiment_jax.config.schema import schema, split_names
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.dataset import infer_source
-from sentiment_jax.data.kinds import join_labels
 from sentiment_jax.data.labels import find_class, join_columns
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.data.table import find_column
@@ -280,15 +280,16 @@ def _to_text(value: Any, where: str) -> str:
 
 
 def _to_texts(values: Any, name: str, separator: str = "") -> list[str]:
-    """Return a sequence of values, or of lists to join, as texts; InputError: it is no such one."""
+    """Return a sequence of values, or of lists, as texts; InputError: it is no such one."""
     if isinstance(values, str | bytes | Mapping | pandas.DataFrame) or not np.iterable(values):
         raise InputError(f"{name}: a list or a column is expected, not {type(values).__name__}")
     found = []
     for number, value in enumerate(values):
         where = f"{name}, number {number}"
-        several = separator and not pandas.api.types.is_scalar(value)
-        labels = _to_texts(value, where) if several else []
-        found.append(join_labels(labels, separator) if several else _to_text(value, where))
+        if separator and not pandas.api.types.is_scalar(value):
+            found.append(json.dumps(_to_texts(value, where), ensure_ascii=False))
+        else:
+            found.append(_to_text(value, where))
     return found
 
 

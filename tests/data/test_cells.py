@@ -162,10 +162,9 @@ def test_predictions_are_read_with_the_names_that_they_were_written_with(count, 
         own |= bool(separator) & (np.arange(len(ids))[:, None] % 3 == 1)
         texts = Texts.from_texts(map(str, ids), own, ids, config.classes, True, kind_of(data))
         probabilities = np.full(own.shape, 1 / len(labels), np.float32)
-        write_predictions(directory, "test", texts, probabilities, config)
-        trial = Trial("run", tmp_path, config)
-        trial = dataclasses.replace(trial, content={}, env=json.loads(directory.env.read_text()))
-        found = read_predictions([trial])
+        thresholds = texts.kind.thresholds(len(labels))
+        write_predictions(directory, "test", texts, probabilities, config, thresholds)
+        found = read_predictions([Trial("run", tmp_path, config)])
         assert found.ids == tuple(ids)
         np.testing.assert_array_equal(found.labels, own)
 
