@@ -6,7 +6,7 @@ tests compare the logits. The graphs are of the operators' set 20, and in float3
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,14 @@ from sentiment_jax.errors import InputError
 OPSET = 20  # the first with GELU
 INPUTS = ("input_ids", "attention_mask")
 FLOAT, INT32, BOOL = 1, 6, 9  # the numbers of types in ONNX
+HEADS = {  # the first layer of an encoder's head, and its activation
+    "bert": ("pooler", "Tanh"),
+    "distilbert": ("pre_classifier", "Relu"),
+    "electra": ("dense", "Gelu"),
+    "roberta": ("dense", "Tanh"),
+    "xlm-roberta": ("dense", "Tanh"),
+    "modernbert": ("head_dense", "Gelu"),
+}
 LEAST = np.finfo(np.float32).min
 Params = Mapping[str, Any]
 # From a graph, a config, the parameters and the names of ids and mask to that of the logits.
@@ -139,33 +147,34 @@ def first_states(graph: Graph, states: str) -> str:
 
 
 def classify(
-    graph: Graph, config: EncoderConfig, params: Params, states: str, mask: str, activation: str
+    graph: Graph, config: EncoderConfig, params: Params, states: Sequence[str], mask: str
 ) -> str:
-    """Add pooling, the head with this activation if there is one, and the last layer."""
+    """Add the mean of the highest layers' states, pooling, the head if any, the last layer."""
+    highest = graph.Mean(*states[-1 if config.pooling == "head" else -config.pooled_layers :])
+    if isinstance(config, ModernBertConfig):
+        highest = layer_norm(graph, config, params["encoder"]["norm"], highest)
     how = config.pooling
     if isinstance(config, ModernBertConfig) and how == "head":
         how = config.classifier_pooling
-    pooled = graph.Squeeze(first_states(graph, states), [1])
     if how == "mean":
         valid = graph.Unsqueeze(graph.Cast(mask, to=FLOAT), [2])
-        total = graph.ReduceSum(graph.Mul(states, valid), [1], keepdims=0)
+        total = graph.ReduceSum(graph.Mul(highest, valid), [1], keepdims=0)
         pooled = graph.Div(total, graph.ReduceSum(valid, [1], keepdims=0))
+    else:
+        pooled = graph.Squeeze(first_states(graph, highest), [1])
     last = params["classifier"]
     if config.pooling == "head":
         parts = {**params, **last}  # ELECTRA's and RoBERTa's classifier has both layers
-        names = ("pooler", "pre_classifier", "dense", "head_dense")
-        first = next(parts[name] for name in names if name in parts)
-        pooled = getattr(graph, activation)(dense(graph, first, pooled))
+        first, activation = HEADS[config.name]
+        pooled = getattr(graph, activation)(dense(graph, parts[first], pooled))
         if "head_norm" in params:
             pooled = layer_norm(graph, config, params["head_norm"], pooled)
         last = parts.get("out_proj", last)
     return dense(graph, last, pooled)
 
 
-def encoder(
-    graph: Graph, config: EncoderConfig, params: Params, ids: str, mask: str, activation: str
-) -> str:
-    """Add a post-layer-norm encoder; the activation is that of its head."""
+def encoder(graph: Graph, config: EncoderConfig, params: Params, ids: str, mask: str) -> str:
+    """Add a post-layer-norm encoder."""
     norm = functools.partial(layer_norm, graph, config)
     project = functools.partial(dense, graph)
     hidden = embed(graph, config, params["embeddings"], ids)
@@ -187,8 +196,7 @@ def encoder(
         hidden = graph.Add(attended, project(layer["output"], inner))
         hidden = norm(layer["output_norm"], hidden)
         states.append(hidden if config.pooling == "mean" else first_states(graph, hidden))
-    mean = graph.Mean(*states[-1 if config.pooling == "head" else -config.pooled_layers :])
-    return classify(graph, config, params, mean, mask, activation)
+    return classify(graph, config, params, states, mask)
 
 
 def modernbert(graph: Graph, config: ModernBertConfig, params: Params, ids: str, mask: str) -> str:
@@ -232,9 +240,7 @@ def modernbert(graph: Graph, config: ModernBertConfig, params: Params, ids: str,
         gated = graph.Mul(graph.Gelu(activated), gate)
         hidden = graph.Add(hidden, dense(graph, layer["output"], gated))
         states.append(hidden)
-    mean = graph.Mean(*states[-1 if config.pooling == "head" else -config.pooled_layers :])
-    mean = norm(params["encoder"]["norm"], mean)
-    return classify(graph, config, params, mean, mask, "Gelu")
+    return classify(graph, config, params, states, mask)
 
 
 def lengths_of(graph: Graph, mask: str) -> str:

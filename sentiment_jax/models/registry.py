@@ -57,31 +57,25 @@ _encoder = functools.partial(
     packs=True,
     vocabulary="wordpiece",
     layerwise_multipliers=encoder.layerwise_multipliers,
+    graph=onnx_graph.encoder,
 )
 # RoBERTa (Liu et al., 2019) and XLM-R (Conneau et al., 2020): ELECTRA's head with tanh.
 ROBERTA = _encoder(
     functools.partial(electra.ElectraClassifier, activation=nn.tanh),
     heads=("classifier.", "pooler.", "lm_head."),
-    graph=functools.partial(onnx_graph.encoder, activation="Tanh"),
 )
 ARCHITECTURES = {
-    "bert": _encoder(
-        bert.BertClassifier,
-        heads=("classifier.", "pooler.", "cls."),
-        graph=functools.partial(onnx_graph.encoder, activation="Tanh"),
-    ),
+    "bert": _encoder(bert.BertClassifier, heads=("classifier.", "pooler.", "cls.")),
     "electra": _encoder(
         electra.ElectraClassifier,
         # the last is the generator inside the pre-training run that trained it, or its head
         heads=("classifier.", "discriminator_predictions.", "generator"),
         pretraining={"replaced_token_detection": electra.ReplacedTokenDetectionModel},
         extract_generator=electra.extract_generator,
-        graph=functools.partial(onnx_graph.encoder, activation="Gelu"),
     ),
     "distilbert": _encoder(  # Sanh et al. (2019): BERT's head with ReLU
         functools.partial(bert.BertClassifier, activation=nn.relu, first_dense="pre_classifier"),
         heads=("classifier.", "pre_classifier.", "vocab_"),
-        graph=functools.partial(onnx_graph.encoder, activation="Relu"),
     ),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,

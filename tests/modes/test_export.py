@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import shutil
 import sys
@@ -184,10 +185,10 @@ def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, tmp_pa
 # ONNX files
 
 
-def make_encoder(**data):
+def make_encoder(sizes=pretrained.SIZES, **data):
     """An encoder of random weights, as a run has it."""
     tokenizer = train_wordpiece(["A good film of many words and a bad end."], vocabulary_size=50)
-    return golden.make_run(EncoderConfig(**pretrained.SIZES), tokenizer, **data)
+    return golden.make_run(EncoderConfig(**sizes), tokenizer, **data)
 
 
 def test_a_run_is_written_as_onnx_files_that_open_as_the_card_says(finished, printed, tmp_path):
@@ -198,7 +199,7 @@ def test_a_run_is_written_as_onnx_files_that_open_as_the_card_says(finished, pri
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
     known = {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
     assert files == known | {"onnx/model.onnx", "onnx/model_quantized.onnx"}
-    config = read_json(folder / "config.json")
+    config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LstmForSequenceClassification"]
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     temperature = read_json(finished / "result.json")["temperature"]
@@ -213,7 +214,8 @@ def test_a_run_is_written_as_onnx_files_that_open_as_the_card_says(finished, pri
 def test_int8_has_nearly_the_logits_of_float32(finished, tmp_path):
     """Of an encoder, whose products and embeddings it holds in bytes."""
     folder = tmp_path / "out"
-    export.export_onnx(make_encoder(), finished, folder)
+    wide = {"embedding_size": 64, "hidden_size": 64, "intermediate_size": 256}
+    export.export_onnx(make_encoder(pretrained.SIZES | wide), finished, folder)
     sizes = [path.stat().st_size for path in sorted((folder / "onnx").iterdir())]
     assert sizes[1] < 0.5 * sizes[0]
     ids = np.random.default_rng(0).integers(5, 50, (20, 12))
