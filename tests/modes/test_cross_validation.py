@@ -322,7 +322,7 @@ def test_folds_that_cannot_be(config, tmp_path):
     many = override(config, {"data.folds": 61})
     refuses("61 different texts, there are 60", dry_run, many)
     refuses("61 different texts, there are 60", train, many, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    assert not (tmp_path / "run").exists()
     refuses("data.folds does nothing in --mode=pretrain", validate, config, pretraining=True)
 
 
@@ -334,7 +334,7 @@ def test_a_fold_too_small_for_a_batch_is_found_before_the_first_is_trained(confi
     settings = {"data.source": "csv", "data.path": table, "data.limit": 0, "batch_size": 32}
     with pytest.raises(InputError, match="batch_size=32 is larger than the .* training texts"):
         train(override(config, settings), tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="batch_size=32 is larger than"):  # before a trial
         sweep(override(config, settings), tmp_path / "sweep", ONE_TRIAL | {"batch_size": (4, 32)})
     assert not [*tmp_path.glob("sweep/*/config.json")]
