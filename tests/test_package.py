@@ -169,3 +169,5 @@ def test_the_package_is_complete_and_runs_from_an_empty_folder(tmp_path):
     write_csv(empty / "reviews.csv", make_rows(60), header=("text", "label", "domain"))
     train = ("--config=linear", "--workdir=linear", "--config.data.path=reviews.csv")
     assert "test     accuracy" in run("sentiment-jax", *train)
+    compare = ("--mode=compare", "--workdir=compared", "--config.data.path=reviews.csv")
+    assert "chosen   linear" in run("sentiment-jax", *compare)  # no weights are installed there

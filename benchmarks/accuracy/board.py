@@ -138,7 +138,7 @@ def main() -> None:
     board = average(rows.read(given.output, COLUMNS))
     for data, budget in itertools.product(dict.fromkeys(board.data), given.budget):
         within = board[(board.data == data) & (board.seconds <= budget)]
-        best = within.sort_values("accuracy").tail(1)
+        best = within.sort_values("accuracy", kind="stable", ascending=False).head(1)
         print(f"{data}, {budget:g} s:", *best.entry, *best.accuracy.map("{:.4f}".format))
     draw(board, given.budget, given.output.with_suffix(".png"))
 
