@@ -103,10 +103,7 @@ def apply(
 def plan_pass(classifier: Classifier, encoded: Encoded, batch_size: int) -> batches.Plan:
     """Plan a pass over encoded texts."""
     return batches.plan_evaluation(
-        encoded.lengths,
-        batch_size=batch_size,
-        buckets=classifier.buckets,
-        packed=classifier.packs,
+        encoded.lengths, batch_size=batch_size, buckets=classifier.buckets, packed=classifier.packs
     )
 
 
