@@ -36,12 +36,7 @@ from sentiment_jax.modes.pretrain import pretrain as pretrain_run
 from sentiment_jax.modes.train import train as train_run
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
-from sentiment_jax.storage.run_directory import (
-    RunDirectory,
-    lock_run,
-    prepare_workdir,
-    removed_if_unused,
-)
+from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir, tidied
 from sentiment_jax.sweeps.directories import find_run
 from sentiment_jax.training.fit import AfterEpoch
 from sentiment_jax.training.lineage import warn_of_training_texts
@@ -97,7 +92,7 @@ def train(
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
     tables = {"train": data, "test": test}
-    with removed_if_unused(directory.path), _keep_texts(config, directory, tables, fresh) as config:
+    with tidied(directory.path), _keep_texts(config, directory, tables, fresh) as config:
         validate(config)  # by now it names the data
         startup.start(config)
         return train_run(config, directory.path, fresh=fresh, after_epoch=after_epoch)

@@ -78,9 +78,7 @@ NEEDED = {  # mode -> the flags that it requires, and what they name
 
 MODE = flags.DEFINE_enum("mode", "train", [*NEEDED], "see above")
 CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "encoder, linear, lstm, bert, ... or a file, and :VARIANT; settings: --help",
+    "config", None, "encoder, linear, lstm, bert, ... or a file, and :VARIANT; settings: --help"
 )
 flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; a sweep's: its winner's")

@@ -143,6 +143,14 @@ def test_help_is_for_people(printed):
     assert not re.search("None|absl|isort|import", shown)
 
 
+def test_help_names_the_program_that_is_installed(printed, monkeypatch):
+    main_name = "python -m sentiment_jax.main"
+    assert main_name in printed("--help")
+    monkeypatch.setattr(main.os.path, "basename", lambda _: main.COMMAND)
+    shown = printed("--help")
+    assert main_name not in shown and "\n  sentiment-jax --mode=MODE" in shown
+
+
 def test_help_of_a_config_lists_its_settings(printed):
     title, *lines = printed("--help", "--config=lstm:sample", "--config.epochs=3").splitlines()
     assert title == "Settings of lstm:sample: flag, value, meaning (what is allowed)"

@@ -139,6 +139,7 @@ NOT_RUN = {
     r"few-student": "its teacher, at toy size, is refused; tests/training/test_distillation.py",
     r"--coordinator=\d": "tests/runtime/test_processes.py trains in two processes",
     r"^srun ": "tests/cluster trains on a SLURM with --coordinator=auto",
+    r"uvicorn|^curl ": "tests/test_serve.py",
     r"benchmarks\.speed\.accelerator": "needs a GPU; its jobs run in tests/test_accelerator.py",
 }
 

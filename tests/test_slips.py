@@ -68,11 +68,6 @@ SLIPS = {  # flags, the content of reviews.csv, the line
         b"text,label\n\xe9,pos\n",
         "not UTF-8 nor data.encoding=undefined",
     ),
-    "a flag of another mode": (
-        "--mode=compare --text_column=review",
-        table(),
-        "--text_column is .*: write --config.data.text_column",
-    ),
     "ten columns of other names": (
         "",
         table("a,b,c,d,e,f,g,h,review,stars", separator=",1,2,3,4,5,6,7,8,"),

@@ -150,7 +150,7 @@ def _unique(name: str, taken: Container[str]) -> str:
 def _read_groups(found: Iterable[RunDirectory | Sweep]) -> list[Group]:
     """Read sweeps and runs, and give each group a name of its own."""
     groups = []
-    runs = collections.defaultdict(list)  # by their config without the seed, and their data
+    runs = collections.defaultdict(list)  # by their config without the seed, data and sources
     for each in found:
         if isinstance(each, Sweep):
             rounds = {trials[0].round: trials for trials in each.rounds()}
@@ -160,7 +160,8 @@ def _read_groups(found: Iterable[RunDirectory | Sweep]) -> list[Group]:
         trial = Trial("run", each.path, each.read_classifier()).refresh()
         settings = flatten(trial.config).items()
         key = frozenset(item for item in settings if item[0] not in (*HARMLESS, "seed"))
-        runs[key, trial.env.get("data", {}).get("data_hash")].append(trial)
+        sources = str(trial.env.get("sources"))  # other weights make another model
+        runs[key, trial.env.get("data", {}).get("data_hash"), sources].append(trial)
     groups += [Group(_common_name(trials), trials) for trials in runs.values()]
     for number, group in enumerate(groups):
         group.name = _unique(group.name, {other.name for other in groups[:number]})

@@ -82,9 +82,7 @@ def encode(
 
 
 def encode_ngrams(
-    tokenizer: Tokenizer,
-    texts: Texts,
-    advance: Callable[[int], Any] = lambda count: None,
+    tokenizer: Tokenizer, texts: Texts, advance: Callable[[int], Any] = lambda count: None
 ) -> Encoded:
     """Turn texts into the ids of a linear model's n-grams and, in a second column, their counts.
 

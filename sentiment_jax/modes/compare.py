@@ -37,19 +37,14 @@ from sentiment_jax.storage.run_directory import (
     VECTORS,
     RunDirectory,
     prepare_workdir,
-    removed_if_unused,
+    tidied,
 )
 from sentiment_jax.sweeps.directories import Comparison, open_own
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.advice import LONG, describe_truncation
 from sentiment_jax.training.checks import Start
-from sentiment_jax.training.metrics import (
-    is_correct,
-    mcnemar,
-    score_resampled,
-    wilson_interval,
-)
+from sentiment_jax.training.metrics import is_correct, mcnemar, score_resampled, wilson_interval
 from sentiment_jax.training.run import open_run, prepare
 from sentiment_jax.training.scoring import score_texts
 from sentiment_jax.training.signals import Stop
@@ -161,7 +156,7 @@ def _read(
     data = checks.resolve(recipes[RECIPES[0]]).data
     if not data.validates:
         raise InputError("data.validation_fraction=0 leaves a comparison no texts to choose by")
-    with terminal.progress_bar(None, "reading texts"), removed_if_unused(directory):
+    with terminal.progress_bar(None, "reading texts"), tidied(directory):
         dataset = load_dataset(data)
     if len(dataset.splits["val"]) < FEW and not (data.folds or data.validation_path):
         return _read({**changes, "data.folds": FOLDS}, directory)
@@ -220,12 +215,7 @@ def _place(directory: Path, name: str) -> Path:
 
 
 def _train(
-    name: str,
-    recipe: ConfigDict,
-    place: Path,
-    dataset: Dataset,
-    stop: Stop,
-    tested: bool = False,
+    name: str, recipe: ConfigDict, place: Path, dataset: Dataset, stop: Stop, tested: bool = False
 ) -> Trial | None:
     """Take a run to its end and return it; None, and say why, if there are no weights for it."""
     run = RunDirectory(place)

@@ -110,14 +110,12 @@ def explain_texts(
         lines.append(f"{ends[0]}: {strongest_words(explanation, -1)}")
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
-        found = " ".join(prediction.split())
-        found = f"class {found}" if found[0].isdecimal() else found
-        headline = ", ".join(filter(None, [f"{name}: {found}", warning]))
+        noun = "class " if prediction[0].isdecimal() else ""
+        found = f"{name}: {noun}{' '.join(prediction.split())}"
+        headline = ", ".join(filter(None, [found, warning]))
         block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[most]}
-        block |= {
-            "headline": headline,
-            "start": textwrap.shorten(explanation.text[:200], 30, placeholder=" …"),
-        }
+        start = textwrap.shorten(explanation.text[:200], 30, placeholder=" …")
+        block |= {"headline": headline, "start": start}
         blocks.append(block | {"share": 100 * float(p[most])})
         shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
         print("\n  ".join(filter(None, shown)), flush=True)

@@ -271,7 +271,7 @@ def prepare_workdir(path: Path, *, nested: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def removed_if_unused(path: Path) -> Iterator[None]:
+def tidied(path: Path) -> Iterator[None]:
     """Remove a directory that holds nothing but its lock, if what follows fails."""
     try:
         yield
@@ -302,7 +302,7 @@ def lock_run(path: Path) -> Iterator[None]:
         since = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
         file.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
         file.flush()
-        with removed_if_unused(path):
+        with tidied(path):
             yield
 
 

@@ -20,10 +20,7 @@ HALF_DIGIT = 5e-7  # half of the last digit of predictions.csv, in place of a 0 
 
 
 def score_probabilities(
-    kind: LabelKind,
-    labels: Labels,
-    probabilities: Probabilities,
-    thresholds: Sequence[float] = (),
+    kind: LabelKind, labels: Labels, probabilities: Probabilities, thresholds: Sequence[float] = ()
 ) -> dict[str, Any]:
     """Return loss (mean, nats), accuracy and the number of texts, as result.json has them."""
     predicted = kind.decide(probabilities, thresholds)

@@ -221,7 +221,9 @@ def test_explains_a_finished_run(model, finished, tmp_path, capsys, monkeypatch)
     assert "<em>" not in page
     assert not re.search(r"""src=|href="[^#]|https?://|<script""", page), "something lies elsewhere"
     path = tmp_path / "deeper" / "page.html"
-    explain.explain_run(finished, TextSource(["a dull film"]), path)
+    explain.explain_run(finished, TextSource(["a &#8220;dull&#8221; film", "good"]), path)
+    page = path.read_text()
+    assert '">text 1: ' in page and "</a> a “dull” film" in page
     test = read_json(finished / "result.json")["test"]["accuracy"]
     named = rf"<p>{finished}: LSTM, validation accuracy .*, test accuracy {test:.4f}</p>"
     assert re.search(named, path.read_text())

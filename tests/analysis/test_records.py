@@ -6,6 +6,7 @@ import pytest
 import runs
 from reviews import read_table, refusal
 
+from sentiment_jax.analysis.records import collect
 from sentiment_jax.modes import report
 
 
@@ -54,6 +55,13 @@ def test_a_sweep_without_its_json_does_not_pass_for_its_trials(sweep_copy):
     (sweep_copy / "sweep.json").unlink()
     problem = f"{sweep_copy} is a sweep without sweep.json"
     assert refused(sweep_copy) == f"{problem}: run its command again"
+
+
+def test_runs_of_other_weights_are_other_models(finished, tmp_path):
+    for name, weights in (("a", "1"), ("b", "2"), ("c", "2")):
+        shutil.copytree(finished, tmp_path / name)
+        runs.change_json(tmp_path / name / "env.json", sources=[weights])
+    assert sorted(len(group.trials) for group in collect([tmp_path])) == [1, 2]
 
 
 def test_a_run_without_validation_is_refused(run_copy):

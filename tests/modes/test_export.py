@@ -163,6 +163,8 @@ def test_the_model_card_has_the_scores_and_the_command_of_the_run(run_copy, tmp_
     assert card.startswith("---\nlibrary_name: transformers\n") and "\nbase_model:" not in card
     export_pretrained(tmp_path / "out", dataclasses.replace(bert, card=card))
     assert (tmp_path / "out" / "README.md").read_text() == card
+    runs.change_json(run_copy / "result.json", best_epoch=result["epochs"])  # select_by=last
+    assert f"of {result['epochs']}, the last; the test set" in export.model_card(run_copy)
     runs.change_json(run_copy / "result.json", val={})
     card = export.model_card(run_copy)
     assert "the last: no texts were held out to choose by" in card

@@ -95,7 +95,7 @@ def test_texts_are_shown_on_request_and_not_run(swept, reported, write_page, tmp
     )
     page = write_page(swept.directory, with_text=True)
     shown = [row["text"] for row in read_table(tmp_path / "page" / "small-mistakes.csv")]
-    start = r"""'=1+1 <script>alert("x")</script> | `a` \u202e\x1b[2J """
+    start = r"""'=1+1 <script>alert("x")</script> | `a` \u202e\u001b[2J """
     reviews = {row["text"] for row in read_table(dataset.SAMPLE)}
     assert shown and {text.removeprefix(start) for text in shown} <= reviews
     assert "=1+1 &lt;script&gt;alert" in page and "<script" not in page

@@ -11,11 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from sentiment_jax.training.objectives.objective import (
-    Batch,
-    classify,
-    classify_with_features,
-)
+from sentiment_jax.training.objectives.objective import Batch, classify, classify_with_features
 
 TEMPERATURE = 0.1
 EXACT = jax.lax.Precision.HIGHEST

@@ -125,9 +125,7 @@ def fit(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
 
 
 def score_held_out(
-    experiment: Experiment,
-    labels: Labels,
-    probabilities: Float32[np.ndarray, "texts classes"],
+    experiment: Experiment, labels: Labels, probabilities: Float32[np.ndarray, "texts classes"]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the scores, with what the ranking reads, and what else result.json has."""
     config = experiment.config
