@@ -135,9 +135,11 @@ def damaged(draw):
 @example(raw=b"\xef\xbb")
 @example(raw=b"\xef\xbb\xbf" + b"x" * 200_000 + b"\xff")
 @example(raw=b'"')
+@example(raw=b"a,b b b b b b b b b b b b\n,b b b b b b b b b b b b")
 def test_any_bytes_are_read_or_refused(raw):
     """An error is one line, with the file and its kind or place."""
-    place = r"(, (after )?row \d+:|, line \d+[:,]| needs one column| is (an?|compressed) )"
+    place = r"(, (after )?row \d+:|, line \d+[:,]| needs one column| is (an?|compressed) "
+    place += r"|: the first row looks like a text: )"
     starts = [("file.csv", first) for first in (b"", b"text\n", b"id,text\n")]
     for name, first in [*starts, ("file.jsonl", b""), ("file.jsonl", b'{"text": "a"}\n')]:
         try:

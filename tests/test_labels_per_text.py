@@ -212,7 +212,6 @@ SLIPS = [
     ([(t, t) for t, _ in GOOD], None, SEMICOLON, "are these texts. name the other column"),
     (GOOD, None, SEMICOLON | OF_TWO, "label_columns and label_separator are two forms of a table"),
     (GOOD, None, OF_TWO, "needs one column 'a': its columns are 'text', 'label'"),
-    (COLUMNS, ("text", "a;b", "b"), {"data.label_columns": "a;b,b"}, ""),
     (COLUMNS, ("text", "a", "A"), {"data.label_columns": "a,A"}, "label 'a' can't be told from"),
     (COLUMNS, AB, {}, "needs one column 'label': .*or data.label_columns"),
     (COLUMNS, AB, OF_TWO, ""),
