@@ -232,10 +232,9 @@ def test_a_test_file_of_the_config_is_used_beside_a_table(tmp_path):
     assert stored["test_path"] == config.data.test_path
 
 
-def test_an_argument_in_the_place_of_another_is_refused(tmp_path):
+def test_an_argument_in_the_place_of_another_is_refused():
     table = pandas.DataFrame({"text": ["a"], "label": ["b"]})
-    for call in (sentiment_jax.compare, functools.partial(sentiment_jax.train, "linear")):
-        refuses("workdir: a path is expected, not DataFrame", call, table, tmp_path / "run")
+    refuses("workdir: a path is expected, not DataFrame", api._path, table)  # of each function
     choices = "class_weights='balance' is unknown, choose none, balanced; did you mean balanced"
     refuses(choices, sentiment_jax.get_config, "linear", class_weights="balance")
     refuses("epochs=0 must be >= 1", sentiment_jax.get_config, "linear", epochs=0)

@@ -198,7 +198,7 @@ SLIPS = [
     ([r for r in GOOD if r[1]], None, {}, "'a;b' holds several labels: set --config.data.label_se"),
     (GOOD, None, {"data.label_separator": ","}, "'a;b' holds several labels: set .*separator=';'"),
     (GOOD, None, {"data.label_separator": "|"}, "'a;b' holds several labels: set .*separator=';'"),
-    (LISTS, None, SEMICOLON, "holds several labels: set .*separator=','"),
+    (LISTS, None, SEMICOLON, ""),  # a list is a list, whatever the separator
     (LISTS, None, {"data.label_separator": ","}, ""),
     ([(t, x.upper() if i % 2 else x) for i, (t, x) in enumerate(GOOD)], None, SEMICOLON, ""),
     ([(t, f" {x.replace(';', ' ; ')} ;") for t, x in GOOD], None, SEMICOLON, ""),
@@ -210,7 +210,8 @@ SLIPS = [
     ([(t, t) for t, _ in GOOD], None, SEMICOLON, "are these texts. name the other column"),
     (GOOD, None, SEMICOLON | OF_TWO, "label_columns and label_separator are two forms of a table"),
     (GOOD, None, OF_TWO, "needs one column 'a': its columns are 'text', 'label'"),
-    (COLUMNS, ("text", "a;b", "b"), {"data.label_columns": "a;b,b"}, "label 'a;b' can't be told"),
+    (COLUMNS, ("text", "nan", "b"), {"data.label_columns": "nan,b"}, "label 'nan' can't be told"),
+    (COLUMNS, ("text", "1.0", "1"), {"data.label_columns": "1.0,1"}, "label '1.0' can't be told"),
     (COLUMNS, ("text", "a", "A"), {"data.label_columns": "a,A"}, "label 'a' can't be told from"),
     (COLUMNS, AB, {}, "needs one column 'label': .*or data.label_columns"),
     (COLUMNS, AB, OF_TWO, ""),
