@@ -201,6 +201,7 @@ SLIPS = [
         {},
         "'a;b' holds several labels: set --config.data.label_se",
     ),
+    (LISTS, None, SEMICOLON, ""),  # a list is a list, whatever the separator
     (LISTS, None, {"data.label_separator": ","}, ""),
     ([(t, x.upper() if i % 2 else x) for i, (t, x) in enumerate(GOOD)], None, SEMICOLON, ""),
     ([(t, f" {x.replace(';', ' ; ')} ;") for t, x in GOOD], None, SEMICOLON, ""),
@@ -212,6 +213,8 @@ SLIPS = [
     ([(t, t) for t, _ in GOOD], None, SEMICOLON, "are these texts. name the other column"),
     (GOOD, None, SEMICOLON | OF_TWO, "label_columns and label_separator are two forms of a table"),
     (GOOD, None, OF_TWO, "needs one column 'a': its columns are 'text', 'label'"),
+    (COLUMNS, ("text", "nan", "b"), {"data.label_columns": "nan,b"}, "label 'nan' can't be told"),
+    (COLUMNS, ("text", "1.0", "1"), {"data.label_columns": "1.0,1"}, "label '1.0' can't be told"),
     (COLUMNS, ("text", "a", "A"), {"data.label_columns": "a,A"}, "label 'a' can't be told from"),
     (COLUMNS, AB, {}, "needs one column 'label': .*or data.label_columns"),
     (COLUMNS, AB, OF_TWO, ""),
