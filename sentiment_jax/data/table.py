@@ -261,6 +261,8 @@ def _read_cells(
     Apostrophes if a twentieth of the rows has some at the start of a cell; none between tabs or
     bars, as databases write; or ". A backslash before a quote may stand for a second one.
     """
+    if {*next(csv.reader(lines(text), delimiter=separator), [])} >= WRITTEN:
+        quote = quote or '"'  # by write_table
     marks = [quote] if quote else ["none", '"'] if separator in "\t|" else ['"']
     starts = text.count(f"{separator}'") + text.count("\n'")
     if not quote and 20 * starts > text.count("\n") + 1:
