@@ -194,11 +194,10 @@ class Model:
         names = prediction_columns(self.config)
         thresholds = self._trained.thresholds
         cells = prediction_cells(self.config, probabilities, thresholds, at_least)
-        columns: list[Any] = [list(column) for column in zip(*cells, strict=True)] or [[]] * len(
-            names
-        )
-        columns = [columns[0], *(np.array(column, float) for column in columns[1:]), warnings]
-        return pandas.DataFrame(dict(zip([*names, "warning"], columns, strict=True)), index=index)
+        columns: dict[str, Any] = {"predicted": [label for label, *_ in cells]}
+        for i, name in enumerate(names[1:], start=1):
+            columns[name] = np.array([row[i] for row in cells], float)
+        return pandas.DataFrame(columns | {"warning": warnings}, index=index)
 
     def predict_proba(self, texts: Any) -> Float[np.ndarray, "texts classes"]:
         """Return the probability of each class, `classes`, for each text."""

@@ -314,8 +314,13 @@ def _predict(workdirs: list[Path]) -> None:
 
         explain_run(workdirs[0], source, _output(), LABEL.value)
     else:
-        calibrated, at_least = CALIBRATED.value, AT_LEAST.value
-        predict_runs(workdirs, source, _output(), calibrated=calibrated, at_least=at_least)
+        predict_runs(
+            workdirs,
+            source,
+            _output(),
+            calibrated=CALIBRATED.value,
+            at_least=AT_LEAST.value,
+        )
 
 
 def _sweep(config: Any, workdir: Path, changes: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from sentiment_jax.config.schema import (
@@ -72,7 +73,7 @@ def make_graph(network: Network, config: ModelConfig, params: Params, classes: i
     """Return the ONNX model of a classifier; InputError: it is larger than such a file can be."""
     from onnx import TensorProto, helper  # late: only this export needs it
 
-    if sum(of.nbytes for of in _leaves(params)) >= 2**31:
+    if sum(of.nbytes for of in jax.tree.leaves(params)) >= 2**31:
         raise InputError("the parameters take 2 GB or more, which no single ONNX file can hold")
     graph = Graph()
     logits = network(graph, config, params, *INPUTS)
@@ -90,11 +91,6 @@ def make_graph(network: Network, config: ModelConfig, params: Params, classes: i
     # Shapes are known: onnxruntime's quantization need not advise to infer them first.
     helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     return model
-
-
-def _leaves(params: Params) -> list[Any]:
-    each = ([of] if not isinstance(of, Mapping) else _leaves(of) for of in params.values())
-    return [leaf for leaves in each for leaf in leaves]
 
 
 def dense(graph: Graph, params: Params, inputs: str) -> str:
@@ -286,14 +282,23 @@ def lstm(graph: Graph, config: LstmConfig, params: Params, ids: str, mask: str) 
         graph.Transpose(states, perm=[2, 0, 1, 3]),
         graph.Concat(graph.Shape(ids, start=0, end=1), [-1, size * len(cells)], axis=0),
     )
+    pooled = pool_words(graph, config, states, lengths, segment)
+    hidden = graph.Relu(dense(graph, params["dense"], pooled))
+    return dense(graph, params["classifier"], hidden)
+
+
+def pool_words(graph: Graph, config: LstmConfig, states: str, lengths: str, segment: str) -> str:
+    """Pool the states of each text's words, [batch, length, hidden of each direction]."""
+    size = config.hidden_size
     positions = graph.Range(0, graph.Squeeze(graph.Shape(states, start=1, end=2)), 1)
     valid = graph.Less(positions, graph.Unsqueeze(lengths, [1]))
     valid = graph.Unsqueeze(valid, [2])
     final = graph.Sub(lengths, 1)
-    # Backwards, the last word read is the first of the last segment.
-    ends = [final, graph.Mul(graph.Div(final, segment), segment)]
+    ends = [final]
+    if config.bidirectional:  # backwards, the last word read is the first of the last segment
+        ends.append(graph.Mul(graph.Div(final, segment), segment))
     pooled = []
-    for i, end in enumerate(ends[: len(cells)]):
+    for i, end in enumerate(ends):
         of = graph.Slice(states, [size * i], [size * (i + 1)], [2])
         if config.pooling == "last":
             pooled.append(graph.GatherND(of, graph.Unsqueeze(end, [1]), batch_dims=1))
@@ -303,8 +308,7 @@ def lstm(graph: Graph, config: LstmConfig, params: Params, ids: str, mask: str) 
             pooled.append(graph.Div(total, count))
         if "max" in config.pooling:
             pooled.append(graph.ReduceMax(graph.Where(valid, of, LEAST), [1], keepdims=0))
-    hidden = graph.Relu(dense(graph, params["dense"], graph.Concat(*pooled, axis=1)))
-    return dense(graph, params["classifier"], hidden)
+    return graph.Concat(*pooled, axis=1)
 
 
 def average(graph: Graph, config: AverageConfig, params: Params, ids: str, mask: str) -> str:

@@ -33,12 +33,7 @@ from sentiment_jax.modes.train import complete
 from sentiment_jax.runtime import terminal
 from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage.files import read_json, write_csv
-from sentiment_jax.storage.run_directory import (
-    VECTORS,
-    RunDirectory,
-    prepare_workdir,
-    tidied,
-)
+from sentiment_jax.storage.run_directory import VECTORS, RunDirectory, prepare_workdir, tidied
 from sentiment_jax.sweeps.directories import Comparison, open_own
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console

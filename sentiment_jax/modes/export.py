@@ -16,7 +16,6 @@ from safetensors.numpy import save_file
 from sentiment_jax.analysis.html import render
 from sentiment_jax.config.schema import CLASSES, ENCODERS, EncoderConfig, ModelConfig
 from sentiment_jax.data.encoding import encode, head_size
-from sentiment_jax.data.labels import apply_temperature
 from sentiment_jax.data.ngrams import known_ngrams
 from sentiment_jax.data.texts import Texts, list_classes
 from sentiment_jax.data.tokenization import find_special, framing
@@ -28,7 +27,8 @@ from sentiment_jax.models.onnx_graph import make_graph
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory, check_place, source_run
-from sentiment_jax.training.trained_model import TrainedModel, load_run
+from sentiment_jax.storage.selection import Ranking
+from sentiment_jax.training.trained_model import TrainedModel, calibrate, load_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,8 @@ def export_onnx(run: TrainedModel, workdir: Path, folder: Path) -> str:
             f"--format=onnx needs {error.name}: pip install onnx onnxruntime"
         ) from None
     graph = make_graph(network, run.model.config, run.params, len(run.classes))
-    settings = onnx_settings(run, RunDirectory(workdir).outcome()[1].get("temperature", 1.0))
+    temperature = RunDirectory(workdir).outcome()[1].get("temperature", 1.0)
+    settings = onnx_settings(calibrate(run, temperature))
     card = model_card(workdir, form="onnx")
 
     def write(partial: Path) -> None:
@@ -140,22 +141,19 @@ def export_onnx(run: TrainedModel, workdir: Path, folder: Path) -> str:
     return "onnxruntime, transformers.js, or examples/serve.py"
 
 
-def onnx_settings(run: TrainedModel, temperature: Any) -> dict[str, Any]:
-    """Return the config.json of ONNX files; "sentiment_jax" has what Hugging Face has no name for.
+def onnx_settings(run: TrainedModel) -> dict[str, Any]:
+    """Return a calibrated model's config.json beside its ONNX files.
 
-    The thresholds are of probabilities at the temperature. Of a longer text, the first and last
+    "sentiment_jax" has what Hugging Face has no name for. Of a longer text, the first and last
     tokens that `keep` counts are read; of an empty one, the tokens of `empty`.
     """
     config = run.config
     room = config.data.max_length - sum(map(len, framing(run.tokenizer)))
     last = room - head_size(room, config.data.truncation) + len(framing(run.tokenizer)[1])
-    thresholds = run.thresholds
-    if thresholds:
-        thresholds = apply_temperature(np.array([thresholds]), temperature)[0].tolist()
     blank = encode(run.tokenizer, Texts.from_texts([""]), config.data.max_length, "head")
     ours = {
-        "temperature": temperature,
-        "thresholds": thresholds,
+        "temperature": run.temperature,
+        "thresholds": run.thresholds,
         "keep": [config.data.max_length - last, last],
         "empty": blank.tokens.tolist(),
     }
@@ -301,6 +299,7 @@ def model_card(workdir: Path, form: str = "transformers") -> str:
         data=config.data,
         statistics=env["data"],
         result=directory.outcome()[1],
+        last=Ranking.of(config).last,
         command=env["command"],
     )
 

@@ -29,7 +29,6 @@ DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of en
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
 SWEEP_FILE = "sweep.json"  # in the directory of a sweep
 COMPARISON_FILE = "comparison.json"  # in that of a comparison
-OF_MANY = (SWEEP_FILE, COMPARISON_FILE)  # runs
 VECTORS = "vectors"  # a comparison's run of pre-training
 OF_SWEEP = re.compile(  # and of a comparison; not trials
     r"sweep\.json|table\.csv|final(/[^/]*)?|comparison\.(json|csv|png)"
@@ -192,8 +191,7 @@ class RunDirectory:
         ignored = (*HARMLESS, "data.teacher")  # teachers are compared by content
         if changes := stored.config_difference(self.read_config(), config, ignored):
             problem = f"{self.path} was started with another config ({'; '.join(changes)})"
-            nested = any((self.path.parent / name).is_file() for name in OF_MANY)
-            fresh = "" if nested else ", or --fresh to start over"
+            fresh = "" if _holds_many(self.path.parent) else ", or --fresh to start over"
             raise InputError(f"{problem}; choose another --workdir{fresh}")
 
     def check_data(self, statistics: dict[str, Any]) -> None:
@@ -217,6 +215,11 @@ class RunDirectory:
             )
 
 
+def _holds_many(directory: Path) -> bool:
+    """Whether a directory is that of a sweep or a comparison."""
+    return any((directory / name).is_file() for name in (SWEEP_FILE, COMPARISON_FILE))
+
+
 def _deleted(path: Path) -> Path:
     return path.with_name(f"{path.name}.deleted")  # what --fresh takes away
 
@@ -234,7 +237,7 @@ def check_place(path: Path, flag: str = "--output") -> None:
             of_sweep = OF_SWEEP.fullmatch(inside.as_posix())
             if (
                 ((begins or is_own) and (run.env.is_file() or run.removed.is_file()))
-                or (of_sweep and any((above / name).is_file() for name in OF_MANY))
+                or (of_sweep and _holds_many(above))
                 or (inside.suffix == ".json" and (above / "model.safetensors").is_file())
             ):
                 problem = f"{flag}={path} belongs to the run, sweep or export in {above}"
@@ -277,8 +280,9 @@ def tidied(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(OSError):
-            if processes.is_main() and not [x for x in path.iterdir() if x.name != "lock"]:
-                RunDirectory(path).lock.unlink(missing_ok=True)
+            lock = RunDirectory(path).lock
+            if processes.is_main() and {*path.iterdir()} <= {lock}:
+                lock.unlink(missing_ok=True)
                 path.rmdir()
         raise
 

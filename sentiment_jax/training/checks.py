@@ -24,11 +24,7 @@ from sentiment_jax.data.unlabeled import unlabeled_texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices, startup, terminal
-from sentiment_jax.storage.run_directory import (
-    RunDirectory,
-    find_teachers,
-    source_run,
-)
+from sentiment_jax.storage.run_directory import RunDirectory, find_teachers, source_run
 from sentiment_jax.sweeps.directories import open_own
 from sentiment_jax.training import lineage
 from sentiment_jax.training.experiment import Task, read_dataset

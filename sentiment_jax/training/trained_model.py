@@ -146,13 +146,17 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
                 f"{directory.path} held out no texts (data.validation_fraction=0) to fit a "
                 "temperature on: leave the probabilities as they are"
             )
-        temperature = best["temperature"]
-        thresholds = trained.thresholds
-        if thresholds:  # no prediction changes
-            thresholds = apply_temperature(np.array([thresholds]), temperature)[0].tolist()
-        return dataclasses.replace(trained, temperature=temperature, thresholds=thresholds)
+        return calibrate(trained, best["temperature"])
 
     return _beside_training(RunDirectory(workdir), read)
+
+
+def calibrate(trained: TrainedModel, temperature: Any) -> TrainedModel:
+    """Return a model whose probabilities are at a temperature; it predicts the same classes."""
+    thresholds = trained.thresholds
+    if thresholds:
+        thresholds = apply_temperature(np.array([thresholds]), temperature)[0].tolist()
+    return dataclasses.replace(trained, temperature=temperature, thresholds=thresholds)
 
 
 def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list[TrainedModel]:

@@ -33,6 +33,7 @@ from sentiment_jax.modes import export
 from sentiment_jax.modes.export import Export, export_pretrained
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
+from sentiment_jax.training.trained_model import calibrate
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
 
@@ -163,7 +164,7 @@ def test_the_model_card_has_the_scores_and_the_command_of_the_run(run_copy, tmp_
     assert card.startswith("---\nlibrary_name: transformers\n") and "\nbase_model:" not in card
     export_pretrained(tmp_path / "out", dataclasses.replace(bert, card=card))
     assert (tmp_path / "out" / "README.md").read_text() == card
-    runs.change_json(run_copy / "result.json", best_epoch=result["epochs"])  # select_by=last
+    runs.change_json(run_copy / "config.json", select_by="last")
     assert f"of {result['epochs']}, the last; the test set" in export.model_card(run_copy)
     runs.change_json(run_copy / "result.json", val={})
     card = export.model_card(run_copy)
@@ -230,7 +231,7 @@ def test_int8_has_nearly_the_logits_of_float32(finished, tmp_path):
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
 def test_keep_truncates_as_training_does(truncation):
     run = make_encoder(max_length=9, truncation=truncation)
-    first, last = export.onnx_settings(run, 1.0)["sentiment_jax"]["keep"]
+    first, last = export.onnx_settings(run)["sentiment_jax"]["keep"]
     text = "a good film of many words and a bad end indeed"
     ids = run.tokenizer.encode(text).ids
     assert first + last == 9 < len(ids)
@@ -241,11 +242,11 @@ def test_keep_truncates_as_training_does(truncation):
 
 def test_thresholds_are_of_probabilities_at_the_temperature():
     run = make_encoder(labels="a,b,c", label_separator=";")
-    settings = export.onnx_settings(run, [2.0, 1.0, 0.5])
+    settings = export.onnx_settings(calibrate(run, [2.0, 1.0, 0.5]))
     assert settings["problem_type"] == "multi_label_classification"
     assert settings["sentiment_jax"]["thresholds"] == [0.5, 0.5, 0.5]
     lower = dataclasses.replace(run, thresholds=[0.2, 0.2, 0.2])
-    found = export.onnx_settings(lower, [2.0, 1.0, 0.5])["sentiment_jax"]["thresholds"]
+    found = export.onnx_settings(calibrate(lower, [2.0, 1.0, 0.5]))["sentiment_jax"]["thresholds"]
     np.testing.assert_allclose(found, [1 / 3, 0.2, 1 / 17], rtol=1e-6)
 
 
