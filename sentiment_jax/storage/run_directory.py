@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sentiment_jax.config import stored
 from sentiment_jax.config.schema import HARMLESS, Config, split_names
@@ -275,15 +275,17 @@ def prepare_workdir(path: Path, *, nested: bool = False) -> None:
 
 @contextlib.contextmanager
 def tidied(path: Path) -> Iterator[None]:
-    """Remove a directory that holds nothing but its lock, if what follows fails."""
+    """Remove a directory that holds nothing but a lock that is free, if what follows fails."""
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):
-            lock = RunDirectory(path).lock
+        lock = RunDirectory(path).lock
+        with contextlib.suppress(OSError, InUse):
             if processes.is_main() and {*path.iterdir()} <= {lock}:
-                lock.unlink(missing_ok=True)
-                path.rmdir()
+                with _take_lock(path):
+                    if {*path.iterdir()} == {lock}:
+                        lock.unlink()
+                        path.rmdir()
         raise
 
 
@@ -293,21 +295,36 @@ def lock_run(path: Path) -> Iterator[None]:
     if not processes.is_main():
         yield
         return
-    with RunDirectory(path).lock.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            raise InUse(f"{path} is in use by {owner}; wait or choose another --workdir") from error
-        except OSError as error:  # Lustre or NFS, mounted without locks
-            terminal.warn(f"{path} can't be locked ({error.strerror}): let no other process use it")
+    with tidied(path), _take_lock(path) as file:
         file.truncate(0)  # opened to append: what follows goes to its new end
         since = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
         file.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
         file.flush()
-        with tidied(path):
-            yield
+        yield
+
+
+def _take_lock(path: Path) -> TextIO:
+    """Return the open lock of a directory, which this process holds; InUse: another one does."""
+    lock = RunDirectory(path).lock
+    while True:
+        with contextlib.suppress(FileExistsError):  # it was, and is removed
+            path.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            file = stack.enter_context(lock.open("a+", encoding="utf-8"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                owner = file.read().strip() or "another process"
+                problem = f"{path} is in use by {owner}"
+                raise InUse(f"{problem}; wait or choose another --workdir") from error
+            except OSError as error:  # Lustre or NFS, mounted without locks
+                problem = f"{path} can't be locked ({error.strerror})"
+                terminal.warn_once(f"{problem}: let no other process use it")
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                stack.pop_all()
+                return file
+        # `tidied` of another process removed it after it was opened here: once more
 
 
 def command_line() -> str:

@@ -27,7 +27,7 @@ from sentiment_jax.modes.report import report
 from sentiment_jax.modes.sweep import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage import run_directory
-from sentiment_jax.storage.run_directory import lock_run
+from sentiment_jax.storage.run_directory import lock_run, tidied
 from sentiment_jax.training.trained_model import load_run
 
 
@@ -191,3 +191,26 @@ def test_other_names_in_a_runs_directory_are_free(written, modes, tmp_path):
     modes["export"](root / "run" / "hub")
     modes["report"](root / "run")
     assert load_run(root / "run").step and load_run(winner).step
+
+
+def test_a_lock_that_another_process_removed_meanwhile_is_not_the_one_that_is_held(
+    tmp_path, monkeypatch
+):
+    """The other one is refused, and tidies, between the opening and the locking here."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    flock = fcntl.flock
+
+    def late(file, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        with pytest.raises(ValueError), lock_run(directory):
+            raise ValueError
+        assert not directory.exists()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with lock_run(directory):
+        assert (directory / "lock").exists()
+        with pytest.raises(InUse), tidied(directory), lock_run(directory):
+            pass
+        assert (directory / "lock").exists(), "what failed takes nobody's lock away"
