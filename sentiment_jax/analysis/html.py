@@ -13,11 +13,12 @@ from sentiment_jax.sweeps.plan import format_rate
 FORMATS = {
     **dict.fromkeys(("accuracy", "loss", "± sd", "p(predicted)", "p"), ".4f"),
     **dict.fromkeys(("low (95 %)", "high (95 %)", "majority baseline", "mcc", "auc"), ".4f"),
-    **dict.fromkeys(("brier score", "precision", "recall", "f1"), ".4f"),
+    **dict.fromkeys(("brier score", "precision", "recall", "f1", "share of texts"), ".4f"),
     **dict.fromkeys(("examples", "only the first correct", "only the second correct"), ",d"),
     **dict.fromkeys(("seed", "seeds", "epoch", "epochs", "batch size"), "d"),
     **dict.fromkeys(("training s", "epoch s"), ",.1f"),
-    **{"learning rate": "rate", "parameters": ",d", "count": ",.4g"},  # a mean over the seeds
+    **{"learning rate": "rate", "p at least": "g", "parameters": ",d"},
+    "count": ",.4g",  # a mean over the seeds
 }
 # Characters that Markdown would read as a tag, a link, code, or the end of a table cell.
 MARKDOWN = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", **{c: f"\\{c}" for c in "\\`|[]"}}

@@ -427,7 +427,7 @@ def _print(
     console.print_linear_baseline(dict(result))
     if left := [name for name in RECIPES if name not in found]:
         listed = " and ".join(left)
-        print_line("advice", f"{listed} are usually better: --config.model.pretrained=FOLDER")
+        print_line("advice", f"{listed}, left out above, are usually better")
     else:
         encoder = RunDirectory(_place(directory, RECIPES[-1]))
         truncated = read_json(encoder.env)["data"]["truncated"]["train"]

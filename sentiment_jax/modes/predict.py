@@ -24,7 +24,7 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import regular, write_cell
 from sentiment_jax.storage.run_directory import RunDirectory, check_place
 from sentiment_jax.training import scoring
-from sentiment_jax.training.metrics import is_correct
+from sentiment_jax.training.metrics import coverage
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
 
 BLANK = "no text"
@@ -101,21 +101,16 @@ def predict_runs(
 
 
 def print_coverage(model: TrainedModel, workdir: Path, at_least: float) -> None:
-    """Print to stderr which share of the validation texts is classified, with which accuracy.
-
-    It is a point of the risk-coverage curve: El-Yaniv and Wiener (2010),
-    https://jmlr.org/papers/v11/el-yaniv10a.html.
-    """
+    """Print to stderr which share of the validation texts is classified, with which accuracy."""
     path = RunDirectory(workdir).predictions["val"]
     if not path.exists():
         terminal.warn(f"{workdir} has no predictions of validation texts: its accuracy is unknown")
         return
     _, labels, probabilities = read_predictions(path, model.config)
     probabilities = apply_temperature(probabilities, model.temperature)
-    sure = model.kind.p_of_predicted(probabilities, model.thresholds) >= at_least
-    right = is_correct(labels, model.kind.decide(probabilities, model.thresholds))
-    accuracy = f", with accuracy {right[sure].mean():.4f}" if sure.any() else ""
-    share = f"{100 * sure.mean():.1f} % of its {len(labels):,} validation texts"
+    sure, right = coverage(model.kind, labels, probabilities, model.thresholds, at_least)
+    accuracy = "" if right is None else f", with accuracy {right:.4f}"
+    share = f"{100 * sure:.1f} % of its {len(labels):,} validation texts"
     terminal.warn(f"{workdir}: {share} have p of {at_least:g} or more{accuracy}")
 
 

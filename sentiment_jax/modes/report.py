@@ -22,9 +22,10 @@ from sentiment_jax.storage.files import write_atomically, write_csv
 from sentiment_jax.storage.run_directory import check_place
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import Trial, in_words
-from sentiment_jax.training.metrics import mcnemar, worst_classes
+from sentiment_jax.training.metrics import coverage, mcnemar, worst_classes
 
 MISTAKES = 15
+AT_LEAST = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 BEST = ["best_epoch", "validation_loss", "validation_accuracy", "epoch_s"]
 SCORES = ["val_loss", "val_accuracy", "test_loss", "test_accuracy", "training_s", "status", "run"]
 SHARED = ("runs", "models", "metrics", "classes", "confused", "words", "mcnemar")  # of all groups
@@ -86,6 +87,9 @@ def _report_data(
         tables |= _metrics(models)
         tables["models"] = _table([_over_seeds(group) for group in tested])
         tables |= _strongest_words(tested)
+    for group in tested:
+        if rows := _coverage(group.tested[0]):
+            tables[f"{group.name}-coverage"] = _table(rows)
     texts: dict[str, dict[str, str]] = {}  # by the order of the texts
     for group in tested:
         wrong = {"mistakes": models[group.name]}
@@ -116,6 +120,16 @@ def _report_data(
         "lead": findings.lead(groups, tables),
         "ranked_by": findings.ranked_by(groups),
     }
+
+
+def _coverage(trial: Trial) -> list[dict[str, Any]]:
+    """Return which validation texts a run is sure of, and how often it is right then."""
+    if trial.config.data.multi_label or not trial.files.predictions["val"].exists():
+        return []
+    model = predictions.read_predictions([trial], "val")
+    scored = model.kind, model.labels, model.probabilities[0], model.thresholds[0]
+    names = ("p_at_least", "share_of_texts", "accuracy")
+    return [dict(zip(names, (p, *coverage(*scored, p)), strict=True)) for p in AT_LEAST]
 
 
 def _strongest_words(tested: Sequence[Group]) -> dict[str, pandas.DataFrame]:

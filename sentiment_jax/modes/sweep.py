@@ -24,7 +24,7 @@ from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_csv, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import prepare_workdir
+from sentiment_jax.storage.run_directory import prepare_workdir, tidied
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.directories import open_own
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, format_value, in_words
@@ -64,7 +64,8 @@ def sweep(
     """
     prepare_workdir(directory)
     config = checks.resolve(recipe)
-    planned, experiment = _join(plan.plan_sweep(directory, config, axes, overridden))
+    with tidied(directory):
+        planned, experiment = _join(plan.plan_sweep(directory, config, axes, overridden))
     progress = SweepProgress(planned)
     with Stop(stop_after) as stop:
         for trials in planned.rounds():

@@ -37,6 +37,23 @@ def is_correct(labels: Labels, predicted: Labels) -> Mask:
     return np.all(labels == predicted, axis=1)
 
 
+def coverage(
+    kind: LabelKind,
+    labels: Labels,
+    probabilities: Probabilities,
+    thresholds: Sequence[float],
+    at_least: float,
+) -> tuple[float, float | None]:
+    """Return the share of texts whose class is `at_least` so probable, and the accuracy on them.
+
+    It is a point of the risk-coverage curve: El-Yaniv and Wiener (2010),
+    https://jmlr.org/papers/v11/el-yaniv10a.html. InputError: a text may have several labels.
+    """
+    sure = kind.p_of_predicted(probabilities, thresholds) >= at_least
+    right = is_correct(labels, kind.decide(probabilities, thresholds))
+    return float(sure.mean()), float(right[sure].mean()) if sure.any() else None
+
+
 def measure(
     kind: LabelKind,
     labels: Labels,

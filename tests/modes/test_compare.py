@@ -244,6 +244,7 @@ def test_without_weights_the_encoders_are_left_out(changes, tmp_path, capsys):
     printed = capsys.readouterr().out
     for name in RECIPES[1:]:
         assert f"left out {name}: model.pretrained={tmp_path}/none: no such folder" in printed
+    assert "encoder:probe and encoder, left out above, are usually better" in printed
 
 
 def test_an_encoder_reads_more_of_long_texts_and_no_more_than_it_can(changes, tmp_path, capsys):

@@ -271,9 +271,9 @@ def test_a_full_disk_is_not_a_failed_trial(run, tmp_path, training):
 def test_bad_axes(config, tmp_path, training, changes, message):
     with pytest.raises(InputError, match=message):
         overridden = ["optimizer.eps", "epochs"]
-        sweep.sweep(config, tmp_path, {**AXES, **changes}, overridden=overridden)
+        sweep.sweep(config, tmp_path / "sweep", {**AXES, **changes}, overridden=overridden)
     assert not training.runs
-    assert not (tmp_path / "sweep.json").exists()
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_one_value_of_class_weights_compares_nothing(config, tmp_path):
