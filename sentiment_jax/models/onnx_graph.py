@@ -55,7 +55,7 @@ class Graph:
         def add(*inputs: Any, **attributes: Any) -> str:
             names = [of if isinstance(of, str) else self.constant(of) for of in inputs]
             output = f"{operator}_{len(self.nodes)}"
-            self.nodes.append(self.make_node(operator, names, [output], **attributes))
+            self.nodes.append(self.make_node(operator, names, [output], output, **attributes))
             return output
 
         return add
