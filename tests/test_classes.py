@@ -21,6 +21,7 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.dataset import load_dataset
+from sentiment_jax.data.labels import average_thresholds
 from sentiment_jax.data.texts import Texts, fold_splits, of_numbers, stratified_split
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.outputs import SOFTMAX
@@ -236,7 +237,7 @@ def test_a_thousand_classes_of_five_reviews_are_split():
 def test_thresholds_are_shares_to_the_power_of_the_best_scores():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], (10, 95, 95)).astype(np.int32)
-    p = rng.dirichlet((1, 5, 5), 200) + 0.3 * np.eye(3)[labels]
+    p = rng.dirichlet((1, 4, 4), 200) + 0.2 * np.eye(3)[labels]  # either score alone has another
     p /= p.sum(axis=1, keepdims=True)
     shares = np.array([11, 96, 96]) / 203
     scores = {}
@@ -250,6 +251,7 @@ def test_thresholds_are_shares_to_the_power_of_the_best_scores():
     np.testing.assert_allclose(found, shares**best / np.sum(shares**best))
     even = np.repeat([0, 1, 2], 60).astype(np.int32)
     assert "thresholds" not in classification.fit(of_numbers(even, 3), p[:180])
+    assert average_thresholds([[0.1, 0.3, 0.6], []], 3) == pytest.approx([13 / 60, 19 / 60, 7 / 15])
 
 
 def test_a_rare_class_has_a_threshold_that_every_mode_uses(

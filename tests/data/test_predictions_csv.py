@@ -32,3 +32,5 @@ def test_cells_of_classes_with_other_names():
         ["01", "0.250000", "0.250000", "0.500000"],
         [-1, "0.500000", "0.500000", "0.000000"],
     ]
+    rare = prediction_cells(stars, three, [0.1, 0.45, 0.45], at_least=0.4)
+    assert [cells[0] for cells in rare] == ["", -1]  # -1 is predicted, with p = .25 and .5

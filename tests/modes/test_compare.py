@@ -28,6 +28,7 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.directories import find_run
 from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.training.linear_baseline import linear_baseline
+from sentiment_jax.training.metrics import wilson_interval
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import TrainedModel, load_run
 
@@ -144,6 +145,8 @@ def test_the_table_is_that_of_the_runs_and_the_baseline(compared):
     config = load_run(directory / "encoder").config
     splits = load_dataset(config.data).splits
     assert list(table.accuracy) == pytest.approx(scores)
+    intervals = [wilson_interval(of, len(splits["val"])) for of in scores]
+    assert np.allclose(table[["low", "high"]], intervals)
     baseline = linear_baseline(splits, CLASSIFICATION.fit)
     assert scores[0] == pytest.approx(baseline["val"]["accuracy"])
     assert {len(splits["val"])} == {result["val"]["examples"] for result in results}
@@ -356,6 +359,8 @@ def test_no_test_text_is_scored_before_the_choice(tmp_path, monkeypatch):
         compare(SMALL, tmp_path / "mine")
     assert not [*(tmp_path / "cache").rglob("linear/*.json")]
     assert "test" not in read_json(tmp_path / "mine" / "linear" / "result.json")
+    compare(SMALL, tmp_path / "mine", choose_by="log_loss")  # not too late for another metric
+    assert read_json(tmp_path / "mine" / "comparison.json")["choose_by"] == "log_loss"
 
 
 @pytest.fixture

@@ -218,7 +218,11 @@ def test_int8_has_nearly_the_logits_of_float32(finished, tmp_path):
     """Of an encoder, whose products and embeddings it holds in bytes."""
     folder = tmp_path / "out"
     wide = {"embedding_size": 64, "hidden_size": 64, "intermediate_size": 256}
-    export.export_onnx(make_encoder(pretrained.SIZES | wide), finished, folder)
+    run = dataclasses.replace(make_encoder(pretrained.SIZES | wide), thresholds=[0.2, 0.8])
+    export.export_onnx(run, finished, folder)
+    settings = json.loads((folder / "config.json").read_text())["sentiment_jax"]
+    assert settings["thresholds"] == calibrate(run, settings["temperature"]).thresholds
+    assert settings["thresholds"] != run.thresholds
     sizes = [path.stat().st_size for path in sorted((folder / "onnx").iterdir())]
     assert sizes[1] < 0.5 * sizes[0]
     ids = np.random.default_rng(0).integers(5, 50, (20, 12))

@@ -18,7 +18,12 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_array, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.lineage import learned_text, short_hashes, warn_of_leakage
+from sentiment_jax.training.lineage import (
+    learned_text,
+    short_hashes,
+    warn_of_leakage,
+    warn_of_training_texts,
+)
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 
@@ -128,7 +133,7 @@ def test_what_was_learned_without_labels_does_not_count_in_a_fold(
     assert expected != leakage(run, now, data, without_labels=not objective)
 
 
-def test_unlabeled_training_text_counts_too(data, table, tmp_path, make_run, warned):
+def test_unlabeled_training_text_counts_too(data, table, tmp_path, make_run, warned, capsys):
     now = table(60, 120)
     texts = load_dataset(now).splits["test"].texts
     (text := tmp_path / "more.txt").write_text("\n".join(texts[:5]))
@@ -136,6 +141,8 @@ def test_unlabeled_training_text_counts_too(data, table, tmp_path, make_run, war
     run = make_run("run", distilled, **{"pretrain.text": str(text)})
     found = warned(now, **{"model.pretrained": str(run)})
     assert found.startswith(f"warning: {run} was trained on 5 of the 22 texts")
+    warn_of_training_texts(run, load_dataset(now).splits["test"])
+    assert f"{run} was trained on 5 of these" in capsys.readouterr().err
 
 
 def test_what_ancestors_were_trained_on_counts_too(data, table, tmp_path, make_run, warned):

@@ -182,11 +182,11 @@ def test_resampled_scores_are_those_of_the_repeated_reviews(kind):
 
 
 def test_the_recall_of_a_class_at_a_precision():
-    probabilities = np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
-    labels = of_numbers(np.array([1, 0, 1, 1]), 2)
+    probabilities = np.array([[0.4, 0.6], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])
+    labels = of_numbers(np.array([1, 1, 0, 1]), 2)
     predicted = ONE_CLASS.decide(probabilities)
-    counts = np.array([[1.0, 1, 1, 1], [1, 0, 1, 1]])
-    for precision, expected in ((0.7, [1, 1]), (0.9, [1 / 3, 1]), (1, [1 / 3, 1])):
+    counts = np.array([[1.0, 1, 1, 1], [1, 1, 0, 1], [0, 1, 1, 1]])
+    for precision, expected in ((0.7, [1, 1, 0.5]), (0.9, [1 / 3, 1, 0.5]), (1, [1 / 3, 1, 0.5])):
         by = f"recall:b@{precision}"
         given = (labels, predicted, probabilities, counts, ("a", "b"))
         found = score_resampled(by, ONE_CLASS, *given)

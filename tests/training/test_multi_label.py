@@ -144,6 +144,12 @@ def test_three_steps_are_those_of_pytorch():
     assert np.abs(expected["losses"][0] - losses[2]) > 0.3  # a step that moves nothing would pass
 
 
+def test_a_text_is_correct_in_training_if_all_its_labels_are():
+    labels = jnp.array([[True, False], [True, False]])
+    _, correct = SIGMOIDS.score(jnp.array([[1.0, -1.0], [1.0, 1.0]]), {"labels": labels})
+    assert correct.tolist() == [True, False]
+
+
 def test_a_row_of_padding_counts_for_nothing():
     batch = {
         "token_ids": jnp.ones((2, 4), jnp.int32),

@@ -150,6 +150,8 @@ def test_c_is_chosen_by_log_loss_with_equal_texts_in_one_fold():
     layer = probe.fit_problem(features, labels, 2, c)
     assert np.abs(layer["kernel"]).max() < 0.05
     assert probe._folds(reviews.take(np.arange(2)), 0) == []  # two of one text: C is 1
+    rare = Texts.from_texts(texts[::2], [0] * 38 + [1] * 2)
+    assert len(probe._folds(rare, 0)) == 2  # one of its two texts on each side
 
 
 def test_it_is_a_run_like_any_other(trained, folder, tmp_path, capsys):
