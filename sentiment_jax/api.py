@@ -40,7 +40,7 @@ from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_
 from sentiment_jax.sweeps.directories import find_run
 from sentiment_jax.training.fit import AfterEpoch
 from sentiment_jax.training.lineage import warn_of_training_texts
-from sentiment_jax.training.trained_model import load_run
+from sentiment_jax.training.trained_model import cast_kernels, load_run
 
 # A table with the columns that data.text_column and data.label_column name, or (texts, labels).
 Labeled: TypeAlias = pandas.DataFrame | Mapping[str, Any] | tuple[Any, Any]
@@ -175,6 +175,7 @@ class Model:
         self._directory.check_found()
         startup.start(self._directory.read_config())
         self._trained = load_run(workdir)
+        self._cast = cast_kernels(self._trained)  # predicts the same, one text in less time
         self.config = self._trained.config
         self.classes = self._trained.classes
 
@@ -190,7 +191,7 @@ class Model:
         `at_least` this one is left empty. InputError: a value is no text.
         """
         texts, index = self._texts(texts)
-        probabilities, warnings = predict.predict([self._trained], texts)
+        probabilities, warnings = predict.predict([self._cast], texts)
         names = prediction_columns(self.config)
         thresholds = self._trained.thresholds
         cells = prediction_cells(self.config, probabilities, thresholds, at_least)
@@ -201,7 +202,7 @@ class Model:
 
     def predict_proba(self, texts: Any) -> Float[np.ndarray, "texts classes"]:
         """Return the probability of each class, `classes`, for each text."""
-        probabilities, _ = predict.predict([self._trained], self._texts(texts)[0])
+        probabilities, _ = predict.predict([self._cast], self._texts(texts)[0])
         return probabilities
 
     def explain(self, text: Any, label: str = "") -> Explanation:

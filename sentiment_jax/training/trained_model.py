@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import flax.linen as nn
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
@@ -19,6 +20,7 @@ from sentiment_jax.data.labels import apply_temperature, same_classes
 from sentiment_jax.data.texts import Texts, list_classes
 from sentiment_jax.data.tokenization import load_run_tokenizer
 from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.models.layers import compute_dtype
 from sentiment_jax.models.outputs import Softmax, output_of
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import ARCHITECTURES, build_model
@@ -157,6 +159,22 @@ def calibrate(trained: TrainedModel, temperature: Any) -> TrainedModel:
     if thresholds:
         thresholds = apply_temperature(np.array([thresholds]), temperature)[0].tolist()
     return dataclasses.replace(trained, temperature=temperature, thresholds=thresholds)
+
+
+def cast_kernels(trained: TrainedModel) -> TrainedModel:
+    """Return the same model with its encoder's kernels in the number type of the products.
+
+    A step casts them otherwise; for one text on a CPU that takes a third of the time.
+    """
+    if "encoder" not in trained.params:
+        return trained
+    dtype = compute_dtype(trained.config.model.dtype)
+
+    def cast(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+
+    encoder = jax.tree_util.tree_map_with_path(cast, trained.params["encoder"])
+    return dataclasses.replace(trained, params={**trained.params, "encoder": encoder})
 
 
 def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list[TrainedModel]:

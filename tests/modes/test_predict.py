@@ -8,6 +8,8 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import golden
+import jax
 import numpy as np
 import pytest
 import reviews
@@ -17,6 +19,7 @@ from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.data.kinds import MultiLabel
 from sentiment_jax.data.table import Table, read_table
+from sentiment_jax.data.tokenization import train_wordpiece
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.explain import explain_texts
 from sentiment_jax.modes.predict import (
@@ -27,6 +30,7 @@ from sentiment_jax.modes.predict import (
     print_predictions,
 )
 from sentiment_jax.training import scoring
+from sentiment_jax.training.trained_model import cast_kernels
 
 COLUMNS = ["row", "predicted", "p_positive", "warning"]
 
@@ -43,6 +47,18 @@ def test_a_prediction_does_not_depend_on_the_other_texts(model):
         alone, (its_warning,) = predict([model], [text])
         np.testing.assert_allclose(alone[0], p, atol=1e-6)
         assert its_warning == warning
+
+
+@pytest.mark.parametrize("name", golden.TORCH)
+def test_kernels_that_are_cast_before_change_no_bit(name):
+    """As the model that `load` returns has them."""
+    config = golden.build(name, dtype="bfloat16").config
+    tokenizer = train_wordpiece(["A good film of many words."], vocabulary_size=30)
+    run = golden.make_run(config, tokenizer, max_length=16)
+    cast = cast_kernels(run)
+    assert "bfloat16" in {str(leaf.dtype) for leaf in jax.tree.leaves(cast.params)}
+    for texts in (["a good film"], ["", "words of many", *["good"] * 9]):
+        assert (predict([run], texts)[0] == predict([cast], texts)[0]).all()
 
 
 def test_predict_is_evaluate(model, finished):
