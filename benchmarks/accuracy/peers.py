@@ -26,6 +26,7 @@ from sentiment_jax.storage.files import read_json
 
 DATA = flags.DEFINE_list("data", None, rows.DATA, required=True)
 METHODS = flags.DEFINE_list("methods", ["encoder", "encoder:probe", "trainer"], "what is run")
+SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 LABELS = flags.DEFINE_integer("labels", 0, "labeled texts to keep outside the test split; 0: all")
 DRAWS = flags.DEFINE_list("draws", ["0"], "splits (data.split_seed)")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "seeds of the training")
@@ -48,6 +49,10 @@ def run_peer(method: str, folder: Path, seed: str) -> tuple[float, float]:
     text = {"dtype": str, "keep_default_na": False}
     predicted = pd.read_csv(folder / "predicted.csv", **text).predicted
     labels = pd.read_csv(folder / "test.csv", **text).label
+    if labels.str.contains(";").any():  # several of a text
+        held = labels.str.get_dummies(";")
+        found = predicted.str.get_dummies(";").reindex(columns=held.columns, fill_value=0)
+        labels, predicted = held.to_numpy(), found.to_numpy()
     return accuracy_score(labels, predicted), f1_score(labels, predicted, average="macro")
 
 
@@ -97,7 +102,8 @@ def main(_: Sequence[str]) -> None:
     for data, draw, seed, method in itertools.product(
         sources, DRAWS.value, SEEDS.value, METHODS.value
     ):
-        settings = dict(setting.split("=", 1) for setting in sources[data])
+        given = [*sources[data], *SETTINGS.value]
+        settings = dict(setting.split("=", 1) for setting in given)
         settings |= {"data.split_seed": draw, "data.limit": str(LABELS.value)}
         for cache in [""] if method in PEER_METHODS else ["cold", "warm"][: 1 + WARM.value]:
             values = (data, str(LABELS.value), draw, seed, method, cache)

@@ -5,9 +5,9 @@
 FOLDER holds train.csv, val.csv and test.csv; predicted.csv is written into it. `trainer` is
 transformers' Trainer with the rate, batch size and epochs of configs/encoder.py, whose best epoch
 by validation accuracy is tested, in bfloat16 where the CPU has instructions for it; `trainer-3` has
-three epochs. `setfit` is SetFit (Tunstall et al., 2022) with its defaults, but for 20 sampled pairs
-of each kind per text. `sklearn` is TF-IDF of words, bigrams and character n-grams with logistic
-regression, its C by cross-validation, on train and val together; `sklearn-10` is its words and
+three epochs. It learns several labels of a text where some are joined by ";". `setfit` is SetFit
+(Tunstall et al., 2022) with its defaults, but for 20 sampled pairs of each kind per text. `sklearn`
+is TF-IDF of words, bigrams and character n-grams with logistic regression, its C by cross-validation, on train and val together; `sklearn-10` is its words and
 bigrams with C = 10, which nothing chose.
 Imports neither the package nor JAX.
 """
@@ -31,16 +31,29 @@ def trainer(splits: Splits, folder: Path, weights: str, seed: int, epochs: int =
 
     transformers.set_seed(seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(weights)
-    classes = sorted(splits["train"].label.unique())
+    named = splits["train"].label.str.split(";")
+    classes = sorted(set(named.explode()) - {""})
+    several = named.str.len().max() > 1
 
     def encode(frame: pd.DataFrame) -> Dataset:
         encoded = tokenizer(frame.text.tolist(), truncation=True, max_length=128)
-        labels = [classes.index(label) for label in frame.label]
+        labels = [classes.index(label) for label in frame.label if not several]
+        held = frame.label.str.split(";")
+        labels = labels or [[float(name in of) for name in classes] for of in held]
         return Dataset.from_dict({**encoded, "labels": labels})
+
+    def decide(logits: np.ndarray) -> np.ndarray:
+        return logits > 0 if several else logits.argmax(-1)
+
+    def score(found: transformers.EvalPrediction) -> dict[str, float]:
+        right = decide(found.predictions) == found.label_ids
+        return {"accuracy": float(np.mean(right.reshape(len(right), -1).all(axis=1)))}
 
     sets = {name: encode(frame) for name, frame in splits.items()}
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        weights, num_labels=len(classes)
+        weights,
+        num_labels=len(classes),
+        problem_type="multi_label_classification" if several else None,
     )
     steps = math.ceil(len(sets["train"]) / 32)
     arguments = transformers.TrainingArguments(
@@ -67,12 +80,13 @@ def trainer(splits: Splits, folder: Path, weights: str, seed: int, epochs: int =
         train_dataset=sets["train"],
         eval_dataset=sets["val"],
         processing_class=tokenizer,
-        compute_metrics=lambda found: {
-            "accuracy": float(np.mean(found.predictions.argmax(-1) == found.label_ids))
-        },
+        compute_metrics=score,
     )
     run.train()
-    return np.array(classes)[run.predict(sets["test"]).predictions.argmax(-1)]
+    decided = decide(run.predict(sets["test"]).predictions)
+    if several:
+        return np.array([";".join(np.array(classes)[of]) for of in decided])
+    return np.array(classes)[decided]
 
 
 def setfit(splits: Splits, folder: Path, weights: str, seed: int) -> np.ndarray:
@@ -126,7 +140,7 @@ def sklearn_10(splits: Splits, folder: Path, weights: str, seed: int) -> np.ndar
 def main(method: str, folder: str, weights: str, seed: str) -> None:
     """Train by one method; write the classes that it predicts for the test texts."""
     splits = {
-        name: pd.read_csv(Path(folder, f"{name}.csv"), keep_default_na=False)
+        name: pd.read_csv(Path(folder, f"{name}.csv"), dtype=str, keep_default_na=False)
         for name in ("train", "val", "test")
     }
     methods = {"trainer": trainer, "setfit": setfit, "sklearn": sklearn}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas
 
 from sentiment_jax.config.recipes import override, read_recipe
@@ -17,7 +18,8 @@ def write(settings: Mapping[str, str], folder: Path, weights: str) -> dict[str, 
     recipe = override(read_recipe("encoder"), values | {"model.pretrained": weights})
     dataset = load_dataset(resolve(recipe).data)
     for name, split in dataset.splits.items():
-        labels = [split.classes[i] for i in split.codes]
+        names = np.array(split.classes)
+        labels = [";".join(names[row]) for row in split.labels]
         frame = pandas.DataFrame({"text": split.texts, "label": labels})
         frame.to_csv(folder / f"{name}.csv", index=False)
     return {name: len(split) for name, split in dataset.splits.items()}

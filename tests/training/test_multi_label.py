@@ -1,5 +1,6 @@
 """Multi-label classification: loss, thresholds and metrics beside scikit-learn and PyTorch."""
 
+import functools
 import warnings
 
 import golden
@@ -160,13 +161,14 @@ def test_a_row_of_padding_counts_for_nothing():
     model, params = golden.load("bert")
     params = jax.tree.map(jnp.asarray, params)
     key = jax.random.key(0)
-    sums = Classification(output=SIGMOIDS)(model, params, batch, key, deterministic=True)
+    score = jax.jit(functools.partial(Classification(output=SIGMOIDS), model, deterministic=True))
+    sums = score(params, batch, key)
     alone = {name: value[:1] for name, value in batch.items()}
-    expected = Classification(output=SIGMOIDS)(model, params, alone, key, deterministic=True)
+    expected = score(params, alone, key)
     assert sums["examples"] == 1
     np.testing.assert_allclose(sums["loss"], expected["loss"], rtol=1e-5)
     soft = alone | {"targets": jnp.array([[0.8, 0.3]])}
-    found = Classification(output=SIGMOIDS)(model, params, soft, key, deterministic=True)["loss"]
+    found = score(params, soft, key)["loss"]
     p = scipy.special.expit(np.float64(golden.logits(model, params, alone)[0]))
     loss = -np.mean([0.8, 0.3] * np.log(p) + [0.2, 0.7] * np.log(1 - p))
     assert found == pytest.approx(loss, abs=1e-5)

@@ -89,6 +89,7 @@ def test_training_minimizes_both_losses_and_logs_the_cross_entropy(output, pooli
     state = create_state(golden.random(model), optimizer, 0)
     key = jax.random.fold_in(state.key, 0)
 
+    @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def both(params):
         plain = Classification(output=output)(model, params, batch, key)
