@@ -7,8 +7,9 @@ transformers' Trainer with the rate, batch size and epochs of configs/encoder.py
 by validation accuracy is tested, in bfloat16 where the CPU has instructions for it; `trainer-3` has
 three epochs. It learns several labels of a text where some are joined by ";". `setfit` is SetFit
 (Tunstall et al., 2022) with its defaults, but for 20 sampled pairs of each kind per text. `sklearn`
-is TF-IDF of words, bigrams and character n-grams with logistic regression, its C by cross-validation, on train and val together; `sklearn-10` is its words and
-bigrams with C = 10, which nothing chose.
+is TF-IDF of words, bigrams and character n-grams with logistic regression, its C by cross-
+validation, on train and val together; `sklearn-10` is its words and bigrams with C = 10, which
+nothing chose.
 Imports neither the package nor JAX.
 """
 
