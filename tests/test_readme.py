@@ -140,6 +140,7 @@ NOT_RUN = {
     r"--coordinator=\d": "tests/runtime/test_processes.py trains in two processes",
     r"^srun ": "tests/cluster trains on a SLURM with --coordinator=auto",
     r"uvicorn|^curl ": "tests/test_serve.py",
+    r"^npm |http\.server": "tests/test_classify.py",
     r"benchmarks\.speed\.accelerator": "needs a GPU; its jobs run in tests/test_accelerator.py",
 }
 
@@ -234,7 +235,7 @@ def forms(text):
 
 
 # What other tests train as well, and no block of another page goes on with.
-LATER = ("speed", "unlabeled_text")
+LATER = ("speed", "unlabeled_text", "few_labels", "own_reviews")
 OTHERS = ("cluster", "adding_a_model")  # which have tests of their own
 RUN = [
     pytest.param(page, block, marks=[pytest.mark.slow] if page.stem in LATER else [], id=page.stem)

@@ -78,9 +78,8 @@ def make_batch():
     }
 
 
-@pytest.mark.parametrize("output", [SOFTMAX, SIGMOIDS])
-@pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_training_minimizes_both_losses_and_logs_the_cross_entropy(output, pooling):
+@pytest.mark.parametrize(("pooling", "output"), [("mean", SOFTMAX), ("first", SIGMOIDS)])
+def test_training_minimizes_both_losses_and_logs_the_cross_entropy(pooling, output):
     model = golden.build("bert", pooling=pooling)
     params = golden.random(model)
     batch = make_batch()
