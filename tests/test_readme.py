@@ -235,7 +235,7 @@ def forms(text):
 
 
 # What other tests train as well, and no block of another page goes on with.
-LATER = ("speed", "unlabeled_text", "few_labels", "own_reviews")
+LATER = ("speed", "unlabeled_text", "few_labels")
 OTHERS = ("cluster", "adding_a_model")  # which have tests of their own
 RUN = [
     pytest.param(page, block, marks=[pytest.mark.slow] if page.stem in LATER else [], id=page.stem)

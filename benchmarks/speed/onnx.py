@@ -3,12 +3,12 @@
     python -m benchmarks.speed.onnx --output=onnx.csv --folder=FOLDER --torch_python=PYTHON \
         --data=trec=RUN,mr=RUN --sides=ours,float32,int8
 
-Each run is exported to FOLDER first, once, and scikit-learn learns from its training texts. Each
-side is a process (side_onnx.py). By default they are scored, one after another, on all test texts.
-With --rounds they are timed instead: all live at once and take turns. A row has the seconds from
-the start of a side's process to its first answer, and the medians over the rounds of: the median
-and the 99th percentile of one text's milliseconds, the texts per second of all texts, and the peak
-memory in MB. A round has --texts texts, and 100 of them come one by one before.
+Each run is exported to FOLDER first, once. Each side is a process (side_onnx.py). By default they
+are scored, one after another, on all test texts. With --rounds they are timed instead: all live at
+once and take turns. A row has the seconds from the start of a side's process to its first answer,
+and the medians over the rounds of: the median and the 99th percentile of one text's milliseconds,
+the texts per second of all texts, and the peak memory in MB. A round has --texts texts, and 100 of
+them come one by one before.
 """
 
 import argparse
@@ -20,12 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 from sentiment_jax import api
 from sentiment_jax.data.dataset import load_dataset
@@ -37,7 +33,7 @@ ALONE = 100  # texts of a round that come one by one
 
 
 def export(run: str, folder: Path) -> pandas.DataFrame:
-    """Write a run's ONNX and transformers' folders, scikit-learn's model; return its test set."""
+    """Write a run's ONNX and transformers' folders and its training texts; return its test set."""
     model = api.load(run)
     splits = load_dataset(model.config.data).splits
     tables = {
@@ -47,10 +43,7 @@ def export(run: str, folder: Path) -> pandas.DataFrame:
     if not (folder / "onnx").exists():
         model.export(folder / "onnx", "onnx")
         model.export(folder / "transformers")
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-        linear = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
-        linear.fit(tables["train"]["text"], tables["train"]["label"])
-        joblib.dump(linear, folder / "sklearn.joblib")
+        tables["train"].to_csv(folder / "train.csv", index=False)
     return tables["test"]
 
 
