@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from absl.testing import flagsaver
 
 ROOT = Path(__file__).parent.parent
 MAIN = [sys.executable, "-m", "sentiment_jax.main"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+HEADLESS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SAMPLE = "--config=configs/lstm.py:sample"
 # No test reaches the network, even where there is one: this proxy refuses at once.
 ENVIRONMENT = os.environ | dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")

@@ -9,9 +9,8 @@ import threading
 
 import numpy as np
 import pytest
-from commands import ROOT
+from commands import BROWSER, HEADLESS, ROOT
 from modes.test_export import make_encoder
-from modes.test_report import BROWSERS
 from runs import change_json
 
 from sentiment_jax.modes.export import export_onnx
@@ -69,16 +68,14 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def ask(folder, name):
-    """What the page shows of each text with an exported model: its classes, and P of each."""
+    """What the page shows of each text with a model, its classes and P; or its failure."""
     (folder / "harness.html").write_text(
         HARNESS.replace("TEXTS", json.dumps(TEXTS)).replace("NAME", name)
     )
     with Server(folder) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser = next(filter(None, map(shutil.which, BROWSERS)))
-        flags = "--headless --no-sandbox --disable-gpu --disable-background-networking"
         address = f"http://127.0.0.1:{server.server_port}/harness.html"
-        command = [browser, *flags.split(), f"--user-data-dir={folder / 'user'}", address]
+        command = [BROWSER, *HEADLESS, f"--user-data-dir={folder / 'user'}", address]
         shown = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             assert server.posted.wait(100), "nothing was posted"
@@ -90,7 +87,7 @@ def ask(folder, name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="needs a browser, as chromium")
+@pytest.mark.skipif(not BROWSER, reason="needs a browser, as chromium")
 @pytest.mark.skipif(not shutil.which("npm"), reason="needs npm")
 def test_a_browser_gives_the_probabilities_and_classes_of_predict(finished, tmp_path):
     install = ["npm", "install", "--ignore-scripts", "--prefix", tmp_path]
@@ -100,6 +97,7 @@ def test_a_browser_gives_the_probabilities_and_classes_of_predict(finished, tmp_
     except subprocess.SubprocessError:
         pytest.skip("transformers.js could not be installed")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    assert ask(tmp_path, "gone").startswith("It failed: there is no gone/config.json")
     workdir = shutil.copytree(finished, tmp_path / "run")
     one = make_encoder(max_length=9, truncation="head_tail")
     several = make_encoder(max_length=9, labels="a,b,c", label_separator=";")

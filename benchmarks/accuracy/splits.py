@@ -8,6 +8,7 @@ import pandas
 
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.data.dataset import load_dataset
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.training.checks import resolve
 
 
@@ -18,8 +19,12 @@ def write(settings: Mapping[str, str], folder: Path, weights: str) -> dict[str, 
     recipe = override(read_recipe("encoder"), values | {"model.pretrained": weights})
     dataset = load_dataset(resolve(recipe).data)
     for name, split in dataset.splits.items():
-        names = np.array(split.classes)
-        labels = [";".join(names[row]) for row in split.labels]
-        frame = pandas.DataFrame({"text": split.texts, "label": labels})
-        frame.to_csv(folder / f"{name}.csv", index=False)
+        tabulate(split).to_csv(folder / f"{name}.csv", index=False)
     return {name: len(split) for name, split in dataset.splits.items()}
+
+
+def tabulate(split: Texts) -> pandas.DataFrame:
+    """Return the texts and labels of a split; several labels of a text are joined by ";"."""
+    names = np.array(split.classes)
+    labels = [";".join(names[row]) for row in split.labels]
+    return pandas.DataFrame({"text": split.texts, "label": labels})

@@ -13,8 +13,6 @@ them come one by one before.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,66 +21,52 @@ from typing import Any
 import numpy as np
 import pandas
 
+from benchmarks.accuracy.splits import tabulate
+from benchmarks.speed.serve import Side
 from sentiment_jax import api
 from sentiment_jax.data.dataset import load_dataset
 
-ROOT = Path(__file__).parents[2]
-SIDE = Path(__file__).with_name("side_onnx.py")
-FILES = {"float32": "model.onnx", "int8": "model_quantized.onnx"}
+PEERS = ("torch", "sentence_transformers")
 ALONE = 100  # texts of a round that come one by one
+TIMES = ("p50_ms", "p99_ms", "texts_per_second", "peak_mb")
 
 
 def export(run: str, folder: Path) -> pandas.DataFrame:
     """Write a run's ONNX and transformers' folders and its training texts; return its test set."""
     model = api.load(run)
     splits = load_dataset(model.config.data).splits
-    tables = {
-        name: pandas.DataFrame({"text": of.texts, "label": [of.classes[i] for i in of.codes]})
-        for name, of in splits.items()
-    }
     if not (folder / "onnx").exists():
         model.export(folder / "onnx", "onnx")
         model.export(folder / "transformers")
-        tables["train"].to_csv(folder / "train.csv", index=False)
-    return tables["test"]
+        tabulate(splits["train"]).to_csv(folder / "train.csv", index=False)
+    return tabulate(splits["test"])
 
 
-def start(side: str, run: str, folder: Path, python: str) -> subprocess.Popen:
-    """Start the process of a side."""
-    name = "serve" if side in FILES else side
-    program = python if side in ("torch", "sentence_transformers") else sys.executable
-    variables = {**os.environ, "FILE": FILES.get(side, ""), "PYTHONPATH": str(ROOT)}
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([program, SIDE, name, run, folder], env=variables, **pipes)
+def ask(side: Side, texts: list[str], *, alone: bool = False) -> dict[str, Any]:
+    """Return a side's answer to texts, which come together or one by one."""
+    return side.ask(json.dumps([None, *texts] if alone else texts))
 
 
-def ask(process: subprocess.Popen, texts: list[str | None]) -> dict[str, Any]:
-    """Return a side's answer to a line of texts."""
-    assert process.stdin and process.stdout
-    print(json.dumps(texts), file=process.stdin, flush=True)
-    return json.loads(process.stdout.readline())
+def score(side: Side, test: pandas.DataFrame) -> dict[str, Any]:
+    """Return a side's accuracy on the test texts."""
+    predicted = ask(side, test["text"].tolist())["predicted"]
+    right = np.array(predicted) == test["label"]
+    return {"texts": len(test), "accuracy": round(right.mean(), 4)}
 
 
-def measure(
-    key: dict[str, str], sides: dict[str, subprocess.Popen], started: dict[str, float],
-    texts: list[str], rounds: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return a row of times for each side; the sides take turns."""
-    found: dict[str, list[list[float]]] = {side: [] for side in sides}
+def take_turns(sides: list[Side], texts: list[str], rounds: int) -> list[dict[str, Any]]:
+    """Return the medians of each side's times over the rounds."""
+    found: list[list[list[float]]] = [[] for _ in sides]
     for _ in range(rounds):
-        for side, process in sides.items():
-            ask(process, [None, *texts[:10]])  # the other sides' turns have emptied the caches
-            alone = np.array(ask(process, [None, *texts[:ALONE]])["seconds"]) * 1000
-            answer = ask(process, texts)
-            rate = len(texts) / answer["seconds"][0]
-            megabytes = answer["bytes"] / 1e6
-            found[side].append([*np.percentile(alone, (50, 99)), rate, megabytes])
-    names = ("p50_ms", "p99_ms", "texts_per_second", "peak_mb")
-    return [
-        {**key, "side": side, "start_s": round(started[side], 2)}
-        | dict(zip(names, np.median(of, axis=0).round(2), strict=True))
-        for side, of in found.items()
-    ]
+        for side, of in zip(sides, found, strict=True):
+            ask(side, texts[:10], alone=True)  # the other sides' turns have emptied the caches
+            alone = ask(side, texts[:ALONE], alone=True)["seconds"]
+            together = ask(side, texts)
+            milliseconds = np.percentile(alone, (50, 99)) * 1000
+            rate = len(texts) / together["seconds"][0]
+            of.append([*milliseconds, rate, together["bytes"] / 1e6])
+    medians = [np.median(of, axis=0).round(2) for of in found]
+    return [dict(zip(TIMES, of, strict=True)) for of in medians]
 
 
 def main() -> None:
@@ -99,25 +83,27 @@ def main() -> None:
     for item in given.data.split(","):
         name, run = item.split("=")
         folder = Path(given.folder, name)
-        frame = export(run, folder)
-        texts = frame["text"].tolist()
-        key = {"data": name}
-        sides, started = {}, {}
+        test = export(run, folder)
+        texts = test["text"].tolist()[: given.texts]
+        job = {"run": run, "exported": str(folder), "text": texts[0]}
+        found = []
+        alive = []
         for side in given.sides.split(","):
             begin = time.perf_counter()
-            sides[side] = start(side, run, folder, given.torch_python)
-            ask(sides[side], texts[:1])
-            started[side] = time.perf_counter() - begin
-            if not given.rounds:
-                predicted = ask(sides[side], texts)["predicted"]
-                sides.pop(side).terminate()
-                right = np.mean(np.array(predicted) == frame["label"])
-                rows.append({**key, "side": side, "texts": len(texts), "accuracy": round(right, 4)})
-                print(rows[-1], flush=True)
-        if given.rounds:
-            rows += measure(key, sides, started, texts[: given.texts], given.rounds)
-        for process in sides.values():
-            process.terminate()
+            python = given.torch_python if side in PEERS else sys.executable
+            process = Side("speed.side_onnx", python, job | {"side": side})
+            row = {"data": name, "side": side, "start_s": round(time.perf_counter() - begin, 2)}
+            found.append(row)
+            if given.rounds:
+                alive.append(process)
+            else:
+                row |= score(process, test)
+                process.process.terminate()
+        for row, times in zip(found, take_turns(alive, texts, given.rounds), strict=False):
+            row |= times
+        for process in alive:
+            process.process.terminate()
+        rows += found
         pandas.DataFrame(rows).to_csv(given.output, index=False)
     print(pandas.DataFrame(rows).to_string(index=False))
 

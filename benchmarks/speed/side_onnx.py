@@ -1,10 +1,9 @@
-"""A side of onnx.py: a process that answers texts from standard input by one program.
+"""A side of onnx.py: a process that classifies texts by one program.
 
-python benchmarks/speed/side_onnx.py SIDE RUN EXPORTED
-
-It imports what its side needs, and nothing of the others. Each line of standard input is a JSON
-list of texts; with `null` before them, they come one by one. The answer has the predicted classes,
-the seconds of each call, and the process's peak memory.
+Its job names the program, the run and the folder of its exports, and a text to warm up with. Then
+each request is a JSON list of texts; with `null` before them, they come one by one. The answer has
+the predicted classes, the seconds of each call, and the process's peak memory. It imports what its
+program needs, and nothing of the others.
 """
 
 import json
@@ -16,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.speed.serve import peak_bytes
+
 Predict = Callable[[list[str]], list[str]]
-ROWS = 32  # of a batch, for the sides that make none themselves
+ROWS = 32  # of a batch, for the programs that make none themselves
 
 
 def ours(run: Path, _: Path) -> Predict:
@@ -28,10 +29,10 @@ def ours(run: Path, _: Path) -> Predict:
     return lambda texts: list(model.predict(texts)["predicted"])
 
 
-def serve(_: Path, exported: Path) -> Predict:
-    """Return what predicts by onnxruntime, as examples/serve.py does; FILE names the file."""
-    os.environ["MODEL"] = str(exported / "onnx")
-    sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+def onnxruntime(exported: Path, file: str) -> Predict:
+    """Return what predicts by onnxruntime, as examples/serve.py does."""
+    os.environ |= {"MODEL": str(exported / "onnx"), "FILE": file}
+    sys.path.insert(0, "examples")
     import serve
 
     return lambda texts: [of["classes"][0] for of in in_batches(serve.classify, texts)]
@@ -59,12 +60,11 @@ def torch(_: Path, exported: Path) -> Predict:
     encoder = transformers.AutoModel.from_pretrained(folder).eval()
     layer = safetensors.torch.load_file(folder / "2_Dense" / "model.safetensors")
     classes = classes_of(exported)
-    length = tokenizer.model_max_length
+    options = {"padding": True, "truncation": True, "return_tensors": "pt"}
+    options["max_length"] = tokenizer.model_max_length
 
     def classify(texts: list[str]) -> list[str]:
-        inputs = tokenizer(
-            texts, padding=True, truncation=True, max_length=length, return_tensors="pt"
-        )
+        inputs = tokenizer(texts, **options)
         with torch.inference_mode():
             states = encoder(**inputs).last_hidden_state
             mask = inputs["attention_mask"][..., None]
@@ -87,14 +87,11 @@ def sentence_transformers(_: Path, exported: Path) -> Predict:
 def sklearn(_: Path, exported: Path) -> Predict:
     """Return what predicts by a linear model of scikit-learn, which learns first."""
     import pandas
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
+
+    from benchmarks.accuracy.peers_torch import fit_bigrams
 
     table = pandas.read_csv(exported / "train.csv", dtype=str, keep_default_na=False)
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    model = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
-    model.fit(table["text"], table["label"])
+    model = fit_bigrams(table)
     return lambda texts: list(model.predict(texts))
 
 
@@ -104,21 +101,33 @@ def classes_of(exported: Path) -> list[str]:
     return list(config["id2label"].values())
 
 
+PROGRAMS: dict[str, Callable[[Path, Path], Predict]] = {
+    "ours": ours,
+    "float32": lambda _, exported: onnxruntime(exported, "model.onnx"),
+    "int8": lambda _, exported: onnxruntime(exported, "model_quantized.onnx"),
+    "torch": torch,
+    "sentence_transformers": sentence_transformers,
+    "sklearn": sklearn,
+}
+
+
 def main() -> None:
-    """Load the side's model, then answer each line."""
-    side, *paths = sys.argv[1:]
-    predict = globals()[side](*map(Path, paths))
+    """Load the program's model, then answer each line."""
+    start = time.perf_counter()
+    job = json.loads(sys.stdin.readline())
+    predict = PROGRAMS[job["side"]](Path(job["run"]), Path(job["exported"]))
+    predict([job["text"]])
+    print(json.dumps({"first": time.perf_counter() - start}), flush=True)
     for line in sys.stdin:
-        texts = json.loads(line)
-        calls = [[text] for text in texts[1:]] if texts[0] is None else [texts]
-        predicted, seconds = [], []
+        first, *rest = json.loads(line)
+        calls = [[text] for text in rest] if first is None else [[first, *rest]]
+        predicted = []
+        seconds = []
         for call in calls:
             start = time.perf_counter()
             predicted += predict(call)
             seconds.append(time.perf_counter() - start)
-        with open("/proc/self/status", encoding="utf-8") as status:
-            (kilobytes,) = (of.split()[1] for of in status if of.startswith("VmHWM"))
-        answer = {"predicted": predicted, "seconds": seconds, "bytes": int(kilobytes) * 1024}
+        answer = {"predicted": predicted, "seconds": seconds, "bytes": peak_bytes()}
         print(json.dumps(answer), flush=True)
 
 

@@ -90,19 +90,7 @@ def _report_data(
     for group in tested:
         if rows := _coverage(group.tested[0]):
             tables[f"{group.name}-coverage"] = _table(rows)
-    texts: dict[str, dict[str, str]] = {}  # by the order of the texts
-    for group in tested:
-        wrong = {"mistakes": models[group.name]}
-        if "folds" in group.tested[0].content:
-            wrong["labels"] = predictions.read_predictions(group.tested, "val")
-        order = models[group.name].order
-        if order not in texts:
-            texts[order] = find_texts(group.tested[0], with_text)
-        for name, predicted in wrong.items():
-            frame = predictions.hardest_mistakes(predicted, MISTAKES)
-            if texts[order]:  # in the first column: a phone shows the left of a table
-                frame.insert(0, "text", frame["id"].map(texts[order]))
-            tables[f"{group.name}-{name}"] = frame
+    tables |= _mistakes(tested, models, with_text)
     output.mkdir(parents=True, exist_ok=True)
     drawn = [path for group in groups for path in _draw_choice(group, output)]
     if tested:
@@ -120,6 +108,27 @@ def _report_data(
         "lead": findings.lead(groups, tables),
         "ranked_by": findings.ranked_by(groups),
     }
+
+
+def _mistakes(
+    tested: Sequence[Group], models: Mapping[str, Predictions], with_text: bool
+) -> dict[str, pandas.DataFrame]:
+    """Tabulate the hardest mistakes of each group: on the test texts and, of folds, the others."""
+    found: dict[str, pandas.DataFrame] = {}
+    texts: dict[str, dict[str, str]] = {}  # by the order of the texts
+    for group in tested:
+        wrong = {"mistakes": models[group.name]}
+        if "folds" in group.tested[0].content:
+            wrong["labels"] = predictions.read_predictions(group.tested, "val")
+        order = models[group.name].order
+        if order not in texts:
+            texts[order] = find_texts(group.tested[0], with_text)
+        for name, predicted in wrong.items():
+            frame = predictions.hardest_mistakes(predicted, MISTAKES)
+            if texts[order]:  # in the first column: a phone shows the left of a table
+                frame.insert(0, "text", frame["id"].map(texts[order]))
+            found[f"{group.name}-{name}"] = frame
+    return found
 
 
 def _coverage(trial: Trial) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import runs
 import written_runs
+from commands import BROWSER, HEADLESS
 from reviews import read_table, refuses
 
 from benchmarks.study import sweeps
@@ -26,7 +27,6 @@ from sentiment_jax.modes.explain import to_page
 from sentiment_jax.modes.export import model_card
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "report"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def make_explanation_page():
     return to_page([block] * 3, legend="legend", ends=("to negative", "to positive"))
 
 
-@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="needs a browser, as chromium")
+@pytest.mark.skipif(not BROWSER, reason="needs a browser, as chromium")
 def test_a_browser_shows_the_pages(swept, reported, finished, write_page, tmp_path):
     """A phone's width, dark, and a desk's, light, in one browser; a page with faults has them."""
     name = "own-amazonReviewSnippets_GroundTruth, learning rate"
@@ -190,11 +190,9 @@ def test_a_browser_shows_the_pages(swept, reported, finished, write_page, tmp_pa
     harness = tmp_path / "harness.html"
     harness.write_text(f"<!DOCTYPE html><meta charset=utf-8><body>{frames}{findings}</body>")
     picture = Path(os.environ.get("SCREENSHOTS", tmp_path)) / "pages.png"  # CI keeps them
-    browser = next(filter(None, map(shutil.which, BROWSERS)))
-    flags = "--headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1700,9000"
-    flags += " --disable-background-networking --enable-logging=stderr --dump-dom"
+    flags = "--hide-scrollbars --window-size=1700,9000 --enable-logging=stderr --dump-dom"
     places = [f"--user-data-dir={tmp_path}/user", f"--screenshot={picture}", harness.as_uri()]
-    command = [browser, *flags.split(), *places]
+    command = [BROWSER, *HEADLESS, *flags.split(), *places]
     done = subprocess.run(command, capture_output=True, timeout=100, check=True, text=True)
     (found,) = re.findall('<pre id="findings">(.*?)</pre>', done.stdout)
     faults = [fault.partition(": ") for fault in json.loads(unescape(found))]
