@@ -47,9 +47,9 @@ def run(name: str, settings: Sequence[str], config: str, seed: str) -> dict[str,
         given = (f"seed={seed}", "linear_baseline=True", *settings)
         wall = rows.run_main([f"--config={config}", f"--workdir={workdir}"], given)
         result = pd.json_normalize(read_json(workdir / "result.json")).loc[0]
-        counts = read_json(workdir / "env.json")["data"]["counts"]["train"]
+        train = read_json(workdir / "env.json")["data"]["reviews"]["train"]
     found = {name: round(result[at], DIGITS.get(name, 4)) for name, at in FOUND.items()}
-    row = dict(zip(KEY, (name, config, seed, sum(counts.values())), strict=True))
+    row = dict(zip(KEY, (name, config, seed, train), strict=True))
     return {**row, **found, "wall_s": round(wall, 1)}
 
 

@@ -110,12 +110,13 @@ def compare(
             rows.append(_row(name, found, by) | _costs(trial, dataset))
         chosen = choose({name: of.samples for name, of in found.items()})
         place = _place(directory, chosen)
+        # Before the test: after a kill within it, no other metric can choose what is tested.
+        dataclasses.replace(comparison, chosen=place.name).write()
         ended = RunDirectory(place).result
         if "test" not in read_json(ended):
             _train(chosen, recipes[chosen], place, dataset, stop, tested=True)
     table = pandas.DataFrame(rows)
     _write(table, scored, chosen, how, directory)
-    dataclasses.replace(comparison, chosen=place.name).write()
     _print(table, chosen, found, read_json(ended), scored, by, directory)
     return table
 
@@ -188,7 +189,7 @@ def _recipe(name: str, changes: Mapping[str, Any], vectors: Path) -> ConfigDict:
 def _begin(directory: Path, dataset: Dataset, text: Texts, by: str) -> Comparison:
     """Write comparison.json, or check that the one there is of the same texts and unlabeled text.
 
-    InputError: it is not, or the model that was chosen by another metric is tested already.
+    InputError: it is not, or a model is chosen by another metric already, to be tested.
     """
     text_hash = text.texts_hash if len(text) else ""
     begun = Comparison(directory, dataset.statistics["data_hash"], by, text_hash)
@@ -199,7 +200,7 @@ def _begin(directory: Path, dataset: Dataset, text: Texts, by: str) -> Compariso
     if (known.data_hash, known.text_hash) != (begun.data_hash, begun.text_hash):
         raise InputError(f"{directory} compares models on other texts: choose another --workdir")
     if known.chosen and known.choose_by != by:
-        problem = f"{directory} has tested the model that was chosen by {known.choose_by}"
+        problem = f"{directory} has chosen a model by {known.choose_by}, and tests no other"
         raise InputError(f"{problem}: choose another --workdir")
     return begun
 

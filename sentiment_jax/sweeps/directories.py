@@ -20,7 +20,7 @@ class Comparison:
     data_hash: str
     choose_by: str  # the metric
     text_hash: str = ""  # of unlabeled text, if any
-    chosen: str = ""  # the folder of the chosen recipe's run, once it is tested
+    chosen: str = ""  # the folder of the chosen recipe's run, before it is tested
 
     def write(self) -> None:
         """Write comparison.json."""

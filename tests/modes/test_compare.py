@@ -359,8 +359,12 @@ def test_no_test_text_is_scored_before_the_choice(tmp_path, monkeypatch):
         compare(SMALL, tmp_path / "mine")
     assert not [*(tmp_path / "cache").rglob("linear/*.json")]
     assert "test" not in read_json(tmp_path / "mine" / "linear" / "result.json")
-    compare(SMALL, tmp_path / "mine", choose_by="log_loss")  # not too late for another metric
-    assert read_json(tmp_path / "mine" / "comparison.json")["choose_by"] == "log_loss"
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(mode, "complete", lambda *_, **__: kill(0))  # the run's test
+        compare(SMALL, tmp_path / "mine", choose_by="log_loss")  # not too late for another metric
+    refuses("chosen a model by log_loss", compare, SMALL, tmp_path / "mine", choose_by="macro_f1")
+    compare(SMALL, tmp_path / "mine", choose_by="log_loss")
+    assert "test" in read_json(tmp_path / "mine" / "linear" / "result.json")
 
 
 @pytest.fixture
