@@ -294,7 +294,7 @@ def _column(data: Any, name: str) -> pandas.Series:
         table = pandas.DataFrame(data, dtype=None if isinstance(data, pandas.DataFrame) else object)
     except (TypeError, ValueError) as error:
         raise InputError(f"the data must be a table, or (texts, labels): {error}") from error
-    if name in table.index.names:
+    if name in table.index.names and name not in table.columns:
         return table.index.get_level_values(name).to_series(table.index)
     if (column := find_column(list(table.columns), name)) is None:
         found = ", ".join(map(repr, table.columns))

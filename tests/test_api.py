@@ -246,6 +246,8 @@ def test_a_column_may_be_the_index(model):
     table = pandas.DataFrame({"label": [1, 0]}, index=pandas.Index(texts, name="text"))
     assert model.predict(table).reset_index(drop=True).equals(model.predict(texts))
     assert list(model.predict(table).index) == texts
+    table = pandas.DataFrame({"text": texts}, index=pandas.Index(["x", "y"], name="text"))
+    assert list(model.predict(table)["p_0"]) == list(model.predict(texts)["p_0"])  # not the index
 
 
 def test_reviews_that_another_process_has_just_written_stay(tmp_path, monkeypatch):

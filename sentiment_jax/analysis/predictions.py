@@ -56,7 +56,7 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
         path = trial.files.predictions[split]
         remedy = f"--mode=evaluate --split={split} --workdir={trial.directory} writes it again"
         check_checksum(path, trial.env, remedy)
-        found.append(read_split(path, config))
+        found.append(read_split(path, trial.files.read_config()))  # its classes' spelling
         orders.append(trial.env[f"{path.stem}_order"])
     if len({*orders}) > 1:
         listed = ", ".join(str(trial.directory) for trial in trials)

@@ -8,6 +8,7 @@ everybody else calls the kind and does not ask which one it is.
 import ast
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
@@ -26,6 +27,8 @@ Counts: TypeAlias = Float64[np.ndarray, " classes"]
 Mask: TypeAlias = Bool[np.ndarray, " texts"]
 Column: TypeAlias = Float[np.ndarray, " texts"]  # a probability each
 Rows: TypeAlias = Int64[np.ndarray, "_"]
+
+QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""  # a string in a list that NumPy writes
 
 
 @dataclass(frozen=True)
@@ -362,14 +365,17 @@ def join_labels(labels: Sequence[str], separator: str) -> str:
 
 
 def split_labels(cell: str, separator: str) -> list[str]:
-    """Return the labels in a cell: a list, as JSON or Python writes it, or joined labels."""
+    """Return the labels in a cell: a list, as JSON, NumPy or Python writes it, or joined labels."""
     cell = cell.strip()
     if cell[:1] + cell[-1:] != "[]":
         return cell.split(separator)
+    if re.fullmatch(rf"\[(?:{QUOTED}\s*)+\]", cell):  # Python would join them to one string
+        cell = f"[{','.join(re.findall(QUOTED, cell))}]"
     for parse in (json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return [x if isinstance(x, str) else json.dumps(x) for x in parse(cell)]
-    return cell[1:-1].split(separator)
+            found = [of for of in parse(cell) if of is not None]
+            return [of if isinstance(of, str) else json.dumps(of) for of in found]
+    return cell.split(separator)
 
 
 def average_precision(positive: Mask, p_positive: Column) -> float | None:

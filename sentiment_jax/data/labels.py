@@ -1,6 +1,5 @@
 """Labels as users write them, and the classes they stand for."""
 
-import itertools
 import re
 import sys
 import unicodedata
@@ -43,7 +42,7 @@ def number_labels(
     if data.multi_label:
         return *_number_several(labels, rows, data, scored), True
     spelled = {label: _spell(label) for label in {*labels}}
-    keys = [spelled[label].casefold() for label in labels]
+    keys = [spelled[label].lower() for label in labels]
     if blank := [f"{row}: {key!r}" for row, key in zip(rows, keys, strict=True) if is_blank(key)]:
         remedy = "remove these rows, or set data.label_separator if a text may have several or none"
         raise InputError(f"{data.path}: no label ({first_five(blank)}): {remedy}")
@@ -53,15 +52,18 @@ def number_labels(
         names = CLASSES
         groups = [split_names(data.negative_labels), split_names(data.positive_labels)]
     elif same_classes(names, CLASSES) or (not names and {*keys} <= CLASS_OF.keys()):
-        words = tuple(sorted({*spelled.values()}, key=lambda word: word.casefold() in SPELLINGS[1]))
+        words = tuple(sorted({*spelled.values()}, key=lambda word: word.lower() in SPELLINGS[1]))
         own = same_classes(words, CLASSES) and {"0", "1"}.isdisjoint(words)
         names = names or (words if own else CLASSES)
     else:
         names = names or _find_names([spelled[label] for label in labels], rows, data)
         groups = [(name,) for name in names]
-    class_of = {_spell(m).casefold(): i for i, group in enumerate(groups) for m in group}
+    class_of = {_spell(m).lower(): i for i, group in enumerate(groups) for m in group}
     if scored and data.positive_labels:  # by a run of stars: names of its classes, but not both
         class_of = max(class_of, WORDS, key=lambda of: len(of.keys() & {*keys}))
+    if scored:  # a run's 1.5 may be 1,5 in a table
+        pairs = [(key, key.replace(",", ".")) for key in keys]
+        keys = [key if key in class_of else (of if of in class_of else key) for key, of in pairs]
     numbers = np.array([class_of.get(key, -1) for key in keys], np.int32)
     named = {*names} <= {*spelled.values()}
     if scored or (groups is SPELLINGS and not named):
@@ -78,13 +80,13 @@ def _number_several(
     """Return which labels each row has, and all labels: the config's, or those found."""
     parts = [(i, x) for i, of in enumerate(labels) for x in split_labels(of, data.between_labels)]
     spelled = [(i, of) for i, part in parts if not is_blank(of := _spell(part))]
-    keys = [label.casefold() for _, label in spelled]
+    keys = [label.lower() for _, label in spelled]
     names = split_names(data.labels) or split_names(data.label_columns)
     if not names:
         names = _find_names([of for _, of in spelled], [rows[i] for i, _ in spelled], data)
-    class_of = {_spell(name).casefold(): i for i, name in enumerate(names)}
+    class_of = {_spell(name).lower(): i for i, name in enumerate(names)}
     for i, name in enumerate(names):
-        if is_blank(key := _spell(name).casefold()) or class_of[key] != i:
+        if is_blank(key := _spell(name).lower()) or class_of[key] != i:
             twin = "a label is not nan, and differs in more than case or .0"
             raise InputError(f"{data.path}: label {name!r} can't be told from others: {twin}")
     if others := [key for key in keys if key not in class_of]:
@@ -103,7 +105,7 @@ def join_columns(cells: Sequence[str], row: str, data: DataConfig) -> str:
     """Return a row's label, or of columns of 0 and 1 the names of those that are 1, joined."""
     if not (names := split_names(data.label_columns)):
         return cells[0]
-    found = [CLASS_OF.get(_spell(cell).casefold()) for cell in cells]
+    found = [CLASS_OF.get(_spell(cell).lower()) for cell in cells]
     for name, cell, value in zip(names, cells, found, strict=True):
         if value is None:
             problem = f"{data.path}, {row}, column {name!r}: {cell[:40]!r} is neither 0 nor 1"
@@ -136,14 +138,14 @@ def _check_fit(
 
 def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
     """Whether classes are equal, or both are spellings of negative and positive."""
-    spelled = [CLASS_OF.get(name.casefold()) for name in (*first, *second)]
+    spelled = [CLASS_OF.get(name.lower()) for name in (*first, *second)]
     return first == second or (len(first) == 2 and spelled == [0, 1, 0, 1])
 
 
 def find_class(label: str, classes: Sequence[str]) -> int:
     """Return the number of a class or label by its name."""
-    spelled = [_spell(name).casefold() for name in classes]
-    if (key := _spell(label).casefold()) not in spelled:
+    spelled = [_spell(name).lower() for name in classes]
+    if (key := _spell(label).lower()) not in spelled:
         raise InputError(f"label {label!r} is none of this run: choose {list_classes(classes)}")
     return spelled.index(key)
 
@@ -160,7 +162,7 @@ def _counted(keys: Sequence[str]) -> str:
 def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -> tuple[str, ...]:
     """Return one spelling of each label in the order of the classes; InputError if they are odd."""
     where = f"{data.path}, column {data.label_column!r}"
-    keys = [label.casefold() for label in spelled]
+    keys = [label.lower() for label in spelled]
     counts = Counter(keys)
     joined, mark = _find_joined(counts)
     if joined and not data.between_labels:
@@ -180,13 +182,13 @@ def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -
         problem = f"{where}: labels of fewer than {FEWEST} texts ({first_five(rare)})"
         raise InputError(f"{problem}{hint or advice}")
     by_rank = sorted({*spelled}, reverse=True)  # of good and Good, the last is kept: Good
-    found = {label.casefold(): label for label in by_rank}
+    found = {label.lower(): label for label in by_rank}
     if odd := [label for label in found.values() if not label.isprintable()]:
         raise InputError(f"{where}: {odd[0]!r} cannot name a class: it can't be printed")
     try:
         names = tuple(sorted(found.values(), key=float))
     except ValueError:
-        return tuple(sorted(found.values(), key=str.casefold))
+        return tuple(sorted(found.values(), key=str.lower))
     if not data.between_labels:
         _hint_at_rating(names, where)
     return names
@@ -199,7 +201,7 @@ def _hint_at_rating(names: Sequence[str], where: str) -> None:
     margin = (highest - 1) / 8
     positive = ",".join(name for name in names if float(name) > middle + margin)
     negative = ",".join(name for name in names if float(name) < middle - margin)
-    least = {5: 0.5, 10: 0.0}.get(int(highest), highest)
+    least = {5: 0.5, 10: 0.0}.get(highest // 1, highest)
     if len(names) > 2 and least <= lowest and negative and positive:
         flags = f"--config.data.positive_labels={positive} --config.data.negative_labels={negative}"
         rating = f"{where}: {list_classes(names)} look like a rating"
@@ -208,10 +210,12 @@ def _hint_at_rating(names: Sequence[str], where: str) -> None:
 
 def _find_joined(labels: Collection[str]) -> tuple[str, str]:
     """Return a label whose parts are labels, too, and the mark between them; or "" for both."""
-    for mark, label in itertools.product(",;|", labels):
-        parts = [part.strip() for part in label.split(mark)]
-        if len(parts) > 1 and all(part in labels for part in parts):
-            return label, mark
+    for mark in ",;|":
+        parts = {of: [part.strip() for part in split_labels(of, mark)] for of in labels}
+        alone = {of[0] for of in parts.values() if len(of) == 1}
+        for label, of in parts.items():
+            if len(of) > 1 and alone.issuperset(of):
+                return label, mark
     return "", ""
 
 

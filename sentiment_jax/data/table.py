@@ -5,6 +5,7 @@ folder of texts, CLASS/*.txt. Cells have the separator and quotes by which all r
 """
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -41,7 +42,7 @@ from sentiment_jax.storage.files import read_cell, regular, write_atomically, wr
 JSON_LINES = "{"
 SEPARATORS = ",\t;|"
 FLAGS = "--config.data."  # before the names of settings; "--" before those of an --input
-CLASS_FOLDERS = "[!.]*/[!.]*.txt"
+CLASS_FOLDERS = "[!.]*/[!.]*.[tT][xX][tT]"
 # By the end of a table's name, in any case.
 FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON_LINES)}
 PARQUET, WORKBOOK = BY_PANDAS = (b"PAR1", b"PK\x03\x04")  # the first bytes
@@ -211,6 +212,10 @@ def _read_delimited(
     text: str, name: str, columns: Sequence[str], separators: str, data: DataConfig, flags: str
 ) -> Table:
     csv.field_size_limit(2**31 - 1)  # The default refuses texts over 128 KiB.
+    for of in ",\t":  # a table of predictions has its own form, whatever the run's tables have
+        if {*next(csv.reader(lines(text), delimiter=of), [])} >= WRITTEN:
+            separators = of
+            data = dataclasses.replace(data, separator="", quote='"', header=True)
     separators = data.separator.replace("tab", "\t") or separators
     readings = {of: _read_cells(text, of, data.quote) for of in separators}
     whole = {of: len(header) for of, (header, _, problem) in readings.items() if not problem}
@@ -261,8 +266,6 @@ def _read_cells(
     Apostrophes if a twentieth of the rows has some at the start of a cell; none between tabs or
     bars, as databases write; or ". A backslash before a quote may stand for a second one.
     """
-    if {*next(csv.reader(lines(text), delimiter=separator), [])} >= WRITTEN:
-        quote = quote or '"'  # by write_table
     marks = [quote] if quote else ["none", '"'] if separator in "\t|" else ['"']
     starts = text.count(f"{separator}'") + text.count("\n'")
     if not quote and 20 * starts > text.count("\n") + 1:

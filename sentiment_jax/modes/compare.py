@@ -421,9 +421,9 @@ def _print(
         shares += f", {of['precision']:.0%} of those that are predicted as it are right"
         print_line("rarest", f"class {rarest!r}: {shares}")
     console.print_scores("test", result["test"], chosen, more=more)
-    results = {name: read_json(RunDirectory(_place(directory, name)).result) for name in found}
-    if others := [name for name in found if name != chosen and "test" in results[name]]:
-        terminal.warn(f"the test set also scored {' and '.join(others)}, which was chosen before")
+    tested = (n for n in found if RunDirectory(_place(directory, n)).predictions["test"].exists())
+    if others := [name for name in tested if name != chosen]:  # a killed one, too
+        terminal.warn(f"the test set has also scored {' and '.join(others)}")
     console.print_metrics(scored.kind, measured)
     console.print_linear_baseline(dict(result))
     if left := [name for name in RECIPES if name not in found]:

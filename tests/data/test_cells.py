@@ -11,12 +11,13 @@ import pandas
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from reviews import refuses
 
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.api import _to_csv
 from sentiment_jax.config.schema import Config, DataConfig, join_names
 from sentiment_jax.data.kinds import join_labels, kind_of, split_labels
-from sentiment_jax.data.labels import _spell
+from sentiment_jax.data.labels import _spell, number_labels
 from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.table import FORMATS, read_table, read_texts, write_table
 from sentiment_jax.data.texts import Texts, is_blank, normalize_text
@@ -196,3 +197,57 @@ def test_a_folder_and_its_files_keep_their_names(count, tmp_path):
             assert [*texts.ids] == named
 
     check(count, {"labels": SETS, "name": READABLE.filter(bool)}, same)
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ("['ship' 'price']", ["ship", "price"]),  # as NumPy's arrays are written
+        ("['it''s'\n \"a 'b'\"]", ["it", "s", "a 'b'"]),
+        ("['a', 'b']", ["a", "b"]),
+        ('["a", null]', ["a"]),
+        ("['a', None]", ["a"]),
+        ("[bug];[ui]", ["[bug]", "[ui]"]),
+        ("[bug]", ["[bug]"]),
+        ("[]", []),
+    ],
+)
+def test_a_list_of_labels_as_programs_write_it(cell, labels):
+    assert split_labels(cell, ";") == labels
+
+
+@pytest.mark.parametrize("cells", [("['a']", "['a', 'b']", "['b']"), ("a", "b", "a|b")])
+def test_labels_of_a_text_are_several_only_if_that_is_set(cells, tmp_path):
+    rows = [(f"film {i}", cells[i % 3]) for i in range(30)]
+    pandas.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "a.csv", index=False)
+    refuses("holds several labels", read_texts, DataConfig("csv", str(tmp_path / "a.csv")))
+
+
+def test_sharp_s_is_a_letter_of_its_own(tmp_path):
+    rows = [(f"film {i}", ("Masse", "Maße", "Rot")[i % 3]) for i in range(30)]
+    pandas.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "a.csv", index=False)
+    assert read_texts(DataConfig("csv", str(tmp_path / "a.csv")))[0].classes == (
+        *("Masse", "Maße", "Rot"),
+    )
+
+
+@pytest.mark.parametrize("labels", [("1", "2", "inf"), ("1", "2", "1e400")])
+def test_a_number_may_be_infinite(labels, tmp_path):
+    rows = [(f"film {i}", labels[i % 3]) for i in range(30)]
+    pandas.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "a.csv", index=False)
+    assert read_texts(DataConfig("csv", str(tmp_path / "a.csv")))[0].classes == labels
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_predictions_have_their_own_form(form, tmp_path):
+    """Not that of the run's tables, which had no header, or apostrophes; and 1.5 stood as 1,5."""
+    header = ["1", "2", "row", "predicted", "warning"]
+    rows = [("it's good", "1,5", 1, "1.5", ""), ("bad", "3", 2, "3", "")]
+    write_table(path := tmp_path / f"a.{form}", header, rows)
+    for more in ({"header": False}, {"quote": "'"}, {"separator": ";"}):
+        data = DataConfig("csv", **{"text_column": "1", "label_column": "2", **more})
+        table = read_table(path.read_bytes(), path.name, ["1", "2"], data)
+        assert table.texts == [["it's good", "1,5"], ["bad", "3"]]
+    data = dataclasses.replace(data, labels="1.5,3")
+    labels, *_ = number_labels(["1,5", "3"], ["row 1", "row 2"], data, scored=True)
+    assert labels.argmax(axis=1).tolist() == [0, 1]

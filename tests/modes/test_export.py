@@ -32,7 +32,7 @@ from sentiment_jax.huggingface import weights
 from sentiment_jax.modes import export
 from sentiment_jax.modes.export import Export, export_pretrained
 from sentiment_jax.modes.train import train
-from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training.trained_model import calibrate
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
@@ -170,6 +170,10 @@ def test_the_model_card_has_the_scores_and_the_command_of_the_run(run_copy, tmp_
     card = export.model_card(run_copy)
     assert "the last: no texts were held out to choose by" in card
     assert test in card and "| val | " not in card.split("## Scores")[1]
+    content = read_json(run_copy / "result.json")  # of a comparison, which tests another run
+    write_json(run_copy / "result.json", {k: v for k, v in content.items() if k != "test"})
+    card = export.model_card(run_copy)
+    assert "no test set was scored" in card and "| test |" not in card.split("## Scores")[1]
     (run_copy / "result.json").unlink()  # a training that goes on
     scores = export.model_card(run_copy).split("## Scores")[1]
     assert "its best checkpoint so far" in scores and "| test |" not in scores

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas
 import pytest
 import runs
 import written_runs
@@ -19,12 +20,16 @@ from reviews import read_table, refuses
 
 from benchmarks.study import sweeps
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
+from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.data import dataset
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
 from sentiment_jax.modes.explain import to_page
 from sentiment_jax.modes.export import model_card
+from sentiment_jax.storage.files import file_sha256
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.sweeps.plan import Trial
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "report"
 
@@ -124,6 +129,22 @@ def test_texts_of_changed_data_are_not_shown(run_copy, write_page):
     runs.change_json(run_copy / "result.json", data_hash="f" * 64)
     with pytest.raises(InputError, match="^the data changed since .*run was made"):
         write_page(run_copy, with_text=True)
+
+
+def test_runs_whose_classes_are_spelled_otherwise_are_of_the_same_data(finished, run_copy):
+    """After neg and pos were 0 and 1 in the table: each run's predictions have its own."""
+    path = run_copy / "predictions.csv"
+    table = pandas.read_csv(path, dtype=str).replace({"0": "lousy", "1": "nice"})
+    table.to_csv(path, index=False)
+    runs.change_json(run_copy / "env.json", predictions_sha256=file_sha256(path))
+    runs.change_json(run_copy / "config.json", "data", labels="lousy,nice")
+    runs.change_json(run_copy / "config.json", seed=5)
+    trials = [
+        Trial("run", path, RunDirectory(path).read_config()).refresh()
+        for path in (finished, run_copy)
+    ]
+    found = read_predictions(trials)
+    assert np.array_equal(found.predicted[0], found.predicted[1])
 
 
 def test_predictions_in_other_orders_are_refused(finished, run_copy, write_page, tmp_path, capsys):
