@@ -201,7 +201,7 @@ def _hint_at_rating(names: Sequence[str], where: str) -> None:
     margin = (highest - 1) / 8
     positive = ",".join(name for name in names if float(name) > middle + margin)
     negative = ",".join(name for name in names if float(name) < middle - margin)
-    least = {5: 0.5, 10: 0.0}.get(highest // 1, highest)
+    least = {5.0: 0.5, 10.0: 0.0}.get(highest // 1, highest)
     if len(names) > 2 and least <= lowest and negative and positive:
         flags = f"--config.data.positive_labels={positive} --config.data.negative_labels={negative}"
         rating = f"{where}: {list_classes(names)} look like a rating"

@@ -188,7 +188,13 @@ def test_the_same_command_trains_nothing_again(compared, changes, tmp_path, monk
     kept = [name for name in COLUMNS if name not in ("train_seconds", "texts_per_second")]
     pandas.testing.assert_frame_equal(found[kept], table[kept])
     refuses("compares models on other texts", compare, changes | {"data.limit": 50}, again)
-    refuses("chosen by accuracy: choose", compare, changes, again, choose_by="log_loss")
+    refuses(
+        "chosen a model by accuracy, and tests no other: choose",
+        compare,
+        changes,
+        again,
+        choose_by="log_loss",
+    )
     refuses("holds a comparison: choose", sentiment_jax.train, "lstm:sample", again)
     first = directory / "linear"
     refuses("belongs to the run, sweep or export in", compare, changes, first / "mine")
