@@ -116,7 +116,7 @@ def where_it_landed(workdir: Path, pid: int) -> str:
         return "at the run's end"
     if records[-1]["split"] == "val":
         return "after a validation"
-    train = sum(read_json(workdir / "env.json")["data"]["counts"]["train"].values())
+    train = read_json(workdir / "env.json")["data"]["reviews"]["train"]
     epoch = math.ceil(train / read_json(workdir / "config.json")["batch_size"])
     return "between two steps" if records[-1]["step"] % epoch else "in a validation"
 

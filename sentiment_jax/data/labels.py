@@ -62,8 +62,8 @@ def number_labels(
     if scored and data.positive_labels:  # by a run of stars: names of its classes, but not both
         class_of = max(class_of, WORDS, key=lambda of: len(of.keys() & {*keys}))
     if scored:  # a run's 1.5 may be 1,5 in a table
-        pairs = [(key, key.replace(",", ".")) for key in keys]
-        keys = [key if key in class_of else (of if of in class_of else key) for key, of in pairs]
+        dotted = {key: key.replace(",", ".") for key in {*keys} - class_of.keys()}
+        keys = [of if (of := dotted.get(key, key)) in class_of else key for key in keys]
     numbers = np.array([class_of.get(key, -1) for key in keys], np.int32)
     named = {*names} <= {*spelled.values()}
     if scored or (groups is SPELLINGS and not named):

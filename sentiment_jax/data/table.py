@@ -212,11 +212,11 @@ def _read_delimited(
     text: str, name: str, columns: Sequence[str], separators: str, data: DataConfig, flags: str
 ) -> Table:
     csv.field_size_limit(2**31 - 1)  # The default refuses texts over 128 KiB.
-    for of in ",\t":  # a table of predictions has its own form, whatever the run's tables have
-        if {*next(csv.reader(lines(text), delimiter=of), [])} >= WRITTEN:
-            separators = of
-            data = dataclasses.replace(data, separator="", quote='"', header=True)
-    separators = data.separator.replace("tab", "\t") or separators
+    first_rows = {of: next(csv.reader(lines(text), delimiter=of), []) for of in SEPARATORS}
+    written = "".join(of for of, row in first_rows.items() if {*row} >= WRITTEN)
+    if written:  # which has a form of its own, whatever form the run's tables have
+        data = dataclasses.replace(data, separator="", quote='"', header=True)
+    separators = written or data.separator.replace("tab", "\t") or separators
     readings = {of: _read_cells(text, of, data.quote) for of in separators}
     whole = {of: len(header) for of, (header, _, problem) in readings.items() if not problem}
     separator = max(whole or readings, key=lambda of: whole.get(of, len(readings[of][1])))
@@ -224,7 +224,7 @@ def _read_delimited(
     if problem:
         settings = f", or set {flags}quote=none or {flags}separator" if flags == FLAGS else ""
         raise InputError(f"{name}, {problem}{settings}")
-    if {*header} >= WRITTEN:
+    if written:
         header = [*map(read_cell, header)]
         found = {row: [*map(read_cell, line)] for row, line in found.items()}
     several = [of for of in sorted(whole, key=whole.__getitem__, reverse=True) if whole[of] > 1]

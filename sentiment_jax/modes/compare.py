@@ -110,7 +110,6 @@ def compare(
             rows.append(_row(name, found, by) | _costs(trial, dataset))
         chosen = choose({name: of.samples for name, of in found.items()})
         place = _place(directory, chosen)
-        # Before the test: after a kill within it, no other metric can choose what is tested.
         dataclasses.replace(comparison, chosen=place.name).write()
         ended = RunDirectory(place).result
         if "test" not in read_json(ended):

@@ -20,7 +20,9 @@ class Comparison:
     data_hash: str
     choose_by: str  # the metric
     text_hash: str = ""  # of unlabeled text, if any
-    chosen: str = ""  # the folder of the chosen recipe's run, before it is tested
+    # The folder of the chosen recipe's run, before it is tested: after a kill in the test, no other
+    # metric can choose a second model.
+    chosen: str = ""
 
     def write(self) -> None:
         """Write comparison.json."""

@@ -313,6 +313,8 @@ def test_a_folder_of_classes_is_a_table_of_its_files(tmp_path):
     assert pool.texts[4:6] == ("fun Train 4", "dull Train 0")
     assert pool.codes.tolist() == [0] * 5 + [1] * 5
     assert test.ids[0] == "test good/fun0.txt"
+    (tmp_path / "Test/good/LOUD.TXT").write_text("loud")
+    assert "loud" in read_texts(data)[1].texts
     (tmp_path / "Train/good/x.txt").symlink_to(tmp_path / "Test/good/fun1.txt")
     assert "is a link out of" in error_of(tmp_path / "Train")
 
