@@ -354,14 +354,18 @@ def _keep_texts(
     new = {directory.reviews[split]: _to_csv(data, config.data) for split, data in given.items()}
     prepare_workdir(directory.path)
     env = _read(directory.env)
-    before: dict[Path, bytes | None] = {}
+    written = []
     try:
         with lock_run(directory.path):
+            directory.put_back_reviews()
             for path, text in new.items():
-                before[path] = _read(path)
-                if before[path] not in (None, text.encode()) and not fresh:
+                if (before := _read(path)) == text.encode():
+                    continue
+                if before is not None and not fresh:
                     remedy = "choose another workdir, or fresh"
                     raise InputError(f"{path} holds other texts: {remedy}")
+                directory.set_aside(path)
+                written.append(path)
                 write_atomically(path, text)
         paths = {split: str(directory.reviews[split].absolute()) for split in given}
         form = {"separator": "", "quote": "", "header": True}  # of the file written above
@@ -370,11 +374,9 @@ def _keep_texts(
         yield override(config, {"data": changes | form})
     except BaseException:
         if _read(directory.env) == env:
-            for path, old in before.items():
-                if old is None:
-                    path.unlink(missing_ok=True)
-                else:
-                    write_atomically(path, old)
+            for path in written:
+                path.unlink(missing_ok=True)
+            directory.put_back_reviews()
         raise
 
 

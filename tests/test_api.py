@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import shutil
 from unittest.mock import Mock
 
 import numpy as np
@@ -21,7 +22,7 @@ from sentiment_jax.data.dataset import load_dataset
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.predict import Table, predict_table
-from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.files import read_json, write_atomically
 
 TEXTS = ["a good film", "", "xqzzy xqzzy", "bad, dull and long"]
 
@@ -181,7 +182,7 @@ def test_an_lstm_is_not_exported(model, tmp_path):
     refuses("only bert and electra", model.export, str(tmp_path / "folder"))
 
 
-def test_training_on_a_table(tmp_path):
+def test_training_on_a_table(monkeypatch, tmp_path):
     """It enters as a CSV file in the run's folder: the run can be scored and resumed from there."""
     texts = ['=1+1, "quoted"', "two\r\nlines", "caf\u00e9", "x" * 200_000, " spaces "]
     texts += [f"a {('bad', 'good')[i % 2]} pan, number {i}" for i in range(55)]
@@ -212,7 +213,23 @@ def test_training_on_a_table(tmp_path):
     refuses("is larger than the", sentiment_jax.train, larger, workdir, own.head(50), fresh=True)
     assert train(own) == result  # all is still there
     assert sentiment_jax.load(workdir).evaluate()["loss"] == result["test"]["loss"]
+    killed = [tmp_path / f"killed-{i}" for i in range(4)]  # as a kill leaves it, at four places
+    places = iter(killed)
+
+    def write(path, text):
+        shutil.copytree(workdir, next(places))
+        write_atomically(path, text)
+        shutil.copytree(workdir, next(places))
+
+    monkeypatch.setattr(api, "write_atomically", write)
     again = train(own.head(50), test=own, fresh=True)
+    monkeypatch.undo()
+    assert not list(workdir.rglob("*.deleted"))
+    for left in killed:
+        assert sentiment_jax.load(left).evaluate()["loss"] == result["test"]["loss"]
+        assert sentiment_jax.train(config, left, own) == result
+        assert not list(left.rglob("*.deleted"))
+    assert not list(workdir.rglob("*.deleted"))
     assert again["test"]["examples"] == 60
     moved = workdir.rename(tmp_path / "new")  # its reviews lie in it
     assert read_json(moved / "config.json")["data"]["test_path"].endswith("reviews-test.csv")

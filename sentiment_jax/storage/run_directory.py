@@ -97,7 +97,7 @@ class RunDirectory:
         except OSError as error:
             problem = f"{self.path} can't be started over: {error.filename}: {error.strerror}"
             raise InputError(f"{problem}; nothing was removed: choose another --workdir") from error
-        for path in map(_deleted, (*own[1:], self.folds, self.tensorboard)):
+        for path in map(_deleted, (*own[1:], *self.reviews.values(), self.folds, self.tensorboard)):
             shutil.rmtree(path, ignore_errors=True)  # NFS keeps what a reader has open
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -105,6 +105,17 @@ class RunDirectory:
         for folder in (*folds, *self.folders):
             with contextlib.suppress(OSError):  # a link, or not empty
                 folder.rmdir()
+
+    def set_aside(self, reviews: Path) -> None:
+        """Keep the texts that Python gave the run while a new one's, which replaces it, begins."""
+        if reviews.is_file():
+            reviews.rename(_deleted(reviews))
+
+    def put_back_reviews(self) -> None:
+        """Put texts back that were set aside for a run that did not begin."""
+        for path in filter(lambda path: _deleted(path).is_file(), self.reviews.values()):
+            if not self.removed.exists():
+                _deleted(path).replace(path)
 
     def check_kinds(self) -> None:
         """Raise InputError if anything but a file, or a folder, has the name of one."""
@@ -121,8 +132,9 @@ class RunDirectory:
         moved = {}  # with their run: texts that Python gave
         for name, own in zip(("data.path", "data.test_path"), self.reviews.values(), strict=True):
             path = Path(stored.flatten(config)[name])
-            if path.name == own.name and own.is_file() and not path.is_file():
-                moved[name] = str(own.absolute())
+            kept = _deleted(own) if _deleted(own).is_file() else own
+            if path.name == own.name and kept.is_file() and (kept != own or not path.is_file()):
+                moved[name] = str(kept.absolute())
         return stored.replace_settings(config, moved)
 
     def read_classifier(self) -> Config:
