@@ -231,7 +231,7 @@ def dispatch() -> None:
         if mode != "compare":  # which has recipes of its own
             validate(config, pretraining=mode == "pretrain")
         prefix = "pretrain-" if mode == "pretrain" else ""
-        workdirs = [Path(WORKDIR.value or f"runs/{prefix}{run_name(config)}")]
+        workdirs = [Path(WORKDIR.value or f"runs/{prefix}{run_name(config)}").expanduser()]
     else:
         from sentiment_jax.storage.run_directory import RunDirectory
 
@@ -338,7 +338,7 @@ def _sweep(config: Any, workdir: Path, changes: dict[str, Any]) -> None:
 
 
 def _output() -> Path | None:
-    return Path(OUTPUT.value) if OUTPUT.value else None
+    return Path(OUTPUT.value).expanduser() if OUTPUT.value else None
 
 
 def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
@@ -350,9 +350,9 @@ def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
         if name not in allowed:
             may = f"--mode={mode} may change {', '.join(allowed) or 'no setting'}"
             raise InputError(f"--config.{name}: a run keeps its config; {may}")
-    workdirs = [Path(named := WORKDIR.value or "")]
+    workdirs = [Path(named := WORKDIR.value or "").expanduser()]
     if mode != "export" and not workdirs[0].is_dir():  # a directory's name may hold a comma
-        workdirs = [Path(name) for name in named.split(",")]
+        workdirs = [Path(name).expanduser() for name in named.split(",")]
         if "" in named.split(","):
             raise InputError(f"--workdir={named} names nothing before or after a comma: A,B,...")
     if EXPLAIN.value and (CALIBRATED.value or len(workdirs) > 1):

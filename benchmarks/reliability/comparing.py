@@ -1,6 +1,7 @@
-"""Compare two run or sweep directories bit for bit, except for timings."""
+"""Compare two directories of runs, sweeps or comparisons bit for bit, except for timings."""
 
 import collections
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -71,14 +72,20 @@ def difference_of_all(
 
     `skipped` says of a run's path in them whether it is left out.
     """
-    tables = [d / "table.csv" for d in (expected, found)]
-    if tables[0].exists() and tables[0].read_bytes() != tables[1].read_bytes():
-        return "table.csv"
+    for name in ("table.csv", "comparison.csv"):
+        if (expected / name).exists() and _rows(expected / name) != _rows(found / name):
+            return name
     for result in sorted(expected.rglob("result.json")):
         run = result.parent.relative_to(expected)
         if not skipped(run) and (wrong := difference(expected / run, found / run)):
             return f"{run}: {wrong}"
     return ""
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    timed = ("train_seconds", "compile_seconds", "texts_per_second")
+    with table.open(encoding="utf-8", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in timed} for row in csv.DictReader(file)]
 
 
 def contents(directory: Path) -> dict[Path, tuple[bytes, int]]:

@@ -1,4 +1,4 @@
-"""SIGKILL training runs and sweeps at random moments; after each kill, run the same command again.
+"""SIGKILL trainings, sweeps, comparisons at random moments; after each, run the command again.
 
     python -m benchmarks.reliability.kill_soak --kills=100 \
         --output=results/reliability/faults/kill_soak.md
@@ -32,12 +32,14 @@ SMALL, BERT = FLAGS["small"], FLAGS["bert"]
 TRAINING, SWEEP, FOLDS = (
     [*SMALL, *FLAGS[name]] for name in ("training", "sweep", "cross-validation")
 )
+WEIGHTS = "weights"  # the run that the encoders of a comparison start from
 MOMENTS = DATA["moments"]
 KINDS = {  # what is started, and the file below its directory that a targeted kill waits for
     "training": (TRAINING, MOMENTS["training"]),
     "bert": (BERT, MOMENTS["training"]),
     "sweep": (SWEEP, MOMENTS["sweep"]),
     "cross-validation": (FOLDS, MOMENTS["cross-validation"]),
+    "comparison": (FLAGS["comparison"], MOMENTS["comparison"]),
 }
 KILLS_EACH = 6  # of one training run or sweep, which then runs to its end
 
@@ -45,6 +47,8 @@ KILLS_EACH = 6  # of one training run or sweep, which then runs to its end
 def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
     """Start or resume the command."""
     command = [sys.executable, "-m", "sentiment_jax.main", f"--workdir={workdir}", *arguments]
+    if arguments is KINDS["comparison"][0]:
+        command.append(f"--config.model.pretrained={workdir.with_name(WEIGHTS)}")
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env={**os.environ, "TQDM_DISABLE": "1"}, **piped)
 
@@ -122,7 +126,11 @@ def where_it_landed(workdir: Path, pid: int) -> str:
 
 
 def phase(directory: Path, pid: int) -> str:
-    """Return the phase that a killed training run or sweep was in."""
+    """Return the phase that a killed training run, sweep or comparison was in."""
+    if (directory / "comparison.json").exists():
+        begun = [path.parent for path in directory.glob("*/lock")]
+        trained = [run for run in begun if not (run / "result.json").exists()]
+        return f"{trained[0].name}: {phase(trained[0], pid)}" if trained else "no recipe is trained"
     folds = [path.parent for path in directory.glob("folds/*/lock")]
     if unfinished := [fold for fold in folds if not (fold / "result.json").exists()]:
         return f"fold: {where_it_landed(unfinished[0], pid)}"
@@ -138,13 +146,19 @@ def phase(directory: Path, pid: int) -> str:
 
 
 def finished_runs(directory: Path) -> dict[Path, tuple[bytes, int]]:
-    """Return the files of a sweep's finished runs, without their locks."""
+    """Return the files of a sweep's finished runs, without their locks.
+
+    A comparison adds the test to the result of the recipe that it chose.
+    """
     runs = [path.parent for path in directory.glob("**/result.json")]
+    tested = directory.glob("*/result.json") if (directory / "comparison.json").exists() else ()
+    tested = {*tested, *(path.with_name("predictions.csv") for path in tested)}
     return {
         path: file
         for run in runs
         for path, file in comparing.contents(run).items()
         if path.name not in ("lock", "log.txt")
+        and path not in tested
         and not {"folds", "checkpoints"} <= {*path.parts}  # which a fold keeps only for a while
     }
 
@@ -196,6 +210,7 @@ def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
     """Attack commands of all kinds in turn; return the failure and the lines of the log."""
     rng = random.Random(given.seed)
     kinds = given.kinds.split(",")
+    start(FLAGS["bert"], root / WEIGHTS).communicate()
     durations = {name: measure(name, root / name) for name in kinds}
     landed: list[tuple[str, str]] = []
     ended = 0
@@ -214,7 +229,7 @@ def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
         f"{len(landed)} SIGKILLs of {ended} commands ({given.kinds}) on the embedded sample, "
         "each followed by the same command. Compared with the uninterrupted ones: parameters and "
         "optimizer state of all checkpoints bitwise, every line of metrics.jsonl once and equal, "
-        "result.json, predictions.csv, the sweep's table, the probabilities of all folds; files of "
+        "result.json, predictions.csv, the table of a sweep or comparison, all folds; files of "
         "finished runs untouched; no checkpoint set aside.",
         *("", f"**Result: {'FAILED: ' + wrong if wrong else 'all equal.'}**"),
     ]

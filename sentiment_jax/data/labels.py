@@ -42,7 +42,7 @@ def number_labels(
     if data.multi_label:
         return *_number_several(labels, rows, data, scored), True
     spelled = {label: _spell(label) for label in {*labels}}
-    keys = [spelled[label].lower() for label in labels]
+    keys = [*map(_key, labels)]
     if blank := [f"{row}: {key!r}" for row, key in zip(rows, keys, strict=True) if is_blank(key)]:
         remedy = "remove these rows, or set data.label_separator if a text may have several or none"
         raise InputError(f"{data.path}: no label ({first_five(blank)}): {remedy}")
@@ -58,7 +58,7 @@ def number_labels(
     else:
         names = names or _find_names([spelled[label] for label in labels], rows, data)
         groups = [(name,) for name in names]
-    class_of = {_spell(m).lower(): i for i, group in enumerate(groups) for m in group}
+    class_of = {_key(m): i for i, group in enumerate(groups) for m in group}
     if scored and data.positive_labels:  # by a run of stars: names of its classes, but not both
         class_of = max(class_of, WORDS, key=lambda of: len(of.keys() & {*keys}))
     if scored:  # a run's 1.5 may be 1,5 in a table
@@ -84,9 +84,9 @@ def _number_several(
     names = split_names(data.labels) or split_names(data.label_columns)
     if not names:
         names = _find_names([of for _, of in spelled], [rows[i] for i, _ in spelled], data)
-    class_of = {_spell(name).lower(): i for i, name in enumerate(names)}
+    class_of = {_key(name): i for i, name in enumerate(names)}
     for i, name in enumerate(names):
-        if is_blank(key := _spell(name).lower()) or class_of[key] != i:
+        if is_blank(key := _key(name)) or class_of[key] != i:
             twin = "a label is not nan, and differs in more than case or .0"
             raise InputError(f"{data.path}: label {name!r} can't be told from others: {twin}")
     if others := [key for key in keys if key not in class_of]:
@@ -105,7 +105,7 @@ def join_columns(cells: Sequence[str], row: str, data: DataConfig) -> str:
     """Return a row's label, or of columns of 0 and 1 the names of those that are 1, joined."""
     if not (names := split_names(data.label_columns)):
         return cells[0]
-    found = [CLASS_OF.get(_spell(cell).lower()) for cell in cells]
+    found = [CLASS_OF.get(_key(cell)) for cell in cells]
     for name, cell, value in zip(names, cells, found, strict=True):
         if value is None:
             problem = f"{data.path}, {row}, column {name!r}: {cell[:40]!r} is neither 0 nor 1"
@@ -144,8 +144,8 @@ def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
 
 def find_class(label: str, classes: Sequence[str]) -> int:
     """Return the number of a class or label by its name."""
-    spelled = [_spell(name).lower() for name in classes]
-    if (key := _spell(label).lower()) not in spelled:
+    spelled = [_key(name) for name in classes]
+    if (key := _key(label)) not in spelled:
         raise InputError(f"label {label!r} is none of this run: choose {list_classes(classes)}")
     return spelled.index(key)
 
@@ -153,6 +153,10 @@ def find_class(label: str, classes: Sequence[str]) -> int:
 def _spell(label: str) -> str:
     label = unicodedata.normalize("NFC", label)  # as texts are
     return re.sub(r"^([-+]?\d+)\.0+$", r"\1", " ".join(label.split()))
+
+
+def _key(label: str) -> str:
+    return _spell(label).lower()  # by which two spellings are one label
 
 
 def _counted(keys: Sequence[str]) -> str:

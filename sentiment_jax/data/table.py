@@ -325,7 +325,11 @@ def _to_json_lines(raw: bytes, name: str) -> str:
             if frame.index.names != [None]:  # it is a column, too
                 frame = frame.reset_index()
         else:
-            frame = pandas.read_excel(io.BytesIO(raw), keep_default_na=False)  # NA is a text
+            found = pandas.read_excel(io.BytesIO(raw), None, keep_default_na=False)  # NA is a text
+            (sheet, frame), *others = found.items()
+            if ignored := first_five([repr(other) for other, of in others if not of.empty]):
+                read = f"its first sheet, {sheet!r}, is read, {ignored} not"
+                print(f"warning: {name}: {read}", file=sys.stderr)
         text = frame.to_json(orient="records", lines=True, date_format="iso", double_precision=15)
     except Exception as error:  # each reader has errors of its own, and wants its own library
         problem = f"{name} is {BINARY[raw[:4]]}, which pandas can't read ({error})"

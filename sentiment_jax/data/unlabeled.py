@@ -93,7 +93,7 @@ def read_text(path: str, data: DataConfig) -> Texts:
     root = Path(path).expanduser()
     try:
         if root.is_dir():
-            texts = read_files(root, "**/[!.]*.txt", data.encoding)
+            texts = read_files(root, "**/[!.]*.[tT][xX][tT]", data.encoding)
         else:
             raw = regular(root).read_bytes()
             table = read_table(raw, path, [data.text_column], data, otherwise="")

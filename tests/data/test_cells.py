@@ -102,7 +102,7 @@ def write_as(form, folder, rows, monkeypatch):
         frame.to_parquet(path)
     else:  # a workbook, as openpyxl would read it
         path.write_bytes(b"PK\x03\x04")
-        monkeypatch.setattr(pandas, "read_excel", lambda *_, **__: frame)
+        monkeypatch.setattr(pandas, "read_excel", lambda *_, **__: {"": frame})
     return str(path)
 
 

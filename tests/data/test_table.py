@@ -333,16 +333,20 @@ def test_pandas_reads_a_parquet_file(tmp_path):
     assert read_table(path.read_bytes(), path.name, ["text"]).texts[1] == ["caf\u00e9 1"]
 
 
-def test_a_workbook_is_read_if_openpyxl_is_there_and_its_rows_have_their_numbers(monkeypatch):
+def test_a_workbook_is_read_if_openpyxl_is_there_and_its_rows_have_their_numbers(
+    monkeypatch, capsys
+):
     with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
         archive.writestr("xl/workbook.xml", "")
     raw = file.getvalue()
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     refuses("openpyxl.*: save it as a CSV file in UTF-8", read_table, raw, "my.xlsx", ["text"])
     sheet = pandas.DataFrame({"text": ["NA", "good"], "label": [1, 2]})
-    monkeypatch.setattr(pandas, "read_excel", lambda file, keep_default_na: sheet)
+    sheets = {"Data": sheet, "Old": sheet, "Empty": sheet[:0]}
+    monkeypatch.setattr(pandas, "read_excel", lambda file, name, keep_default_na: sheets)
     table = read_table(raw, "my.xlsx", ["label", "text"])
     assert (table.rows, table.texts) == ([2, 3], [["1", "NA"], ["2", "good"]])
+    assert "my.xlsx: its first sheet, 'Data', is read, 'Old' not\n" in capsys.readouterr().err
 
 
 def test_what_is_not_a_file_is_not_a_table(tmp_path):

@@ -67,11 +67,11 @@ def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
     assert read_text(table, DataConfig(text_column="body")).texts == ("One.", "Two.")
     folder = tmp_path / "folder" / "inner"
     folder.mkdir(parents=True)
-    texts = {"b.txt": "Two\nlines.", "c.txt": "Three.", "a.txt": "One."}
+    texts = {"b.txt": "Two\nlines.", "c.TXT": "Three.", "a.txt": "One."}
     for name, text in {**texts, "._a.txt": "\0", "d": "-"}.items():
         (folder / name).write_text(text)
     found = read_text(str(folder.parent), DataConfig())
-    assert found.ids == ("inner/a.txt", "inner/b.txt", "inner/c.txt")
+    assert found.ids == ("inner/a.txt", "inner/b.txt", "inner/c.TXT")
     assert found.texts == ("One.", "Two lines.", "Three.")
 
 
