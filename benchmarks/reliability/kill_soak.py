@@ -146,21 +146,22 @@ def phase(directory: Path, pid: int) -> str:
 
 
 def finished_runs(directory: Path) -> dict[Path, tuple[bytes, int]]:
-    """Return the files of a sweep's finished runs, without their locks.
-
-    A comparison adds the test to the result of the recipe that it chose.
-    """
+    """Return the files of the finished runs of a sweep or comparison, without their locks."""
     runs = [path.parent for path in directory.glob("**/result.json")]
-    tested = directory.glob("*/result.json") if (directory / "comparison.json").exists() else ()
-    tested = {*tested, *(path.with_name("predictions.csv") for path in tested)}
     return {
         path: file
         for run in runs
         for path, file in comparing.contents(run).items()
         if path.name not in ("lock", "log.txt")
-        and path not in tested
         and not {"folds", "checkpoints"} <= {*path.parts}  # which a fold keeps only for a while
     }
+
+
+def chosen_run(directory: Path) -> Path | None:
+    """Return the run that a comparison has chosen, and opens once more for the test."""
+    path = directory / "comparison.json"
+    chosen = read_json(path)["chosen"] if path.exists() else ""
+    return directory / chosen.replace(":", "-") if chosen else None
 
 
 def measure(name: str, workdir: Path) -> float:
@@ -192,7 +193,9 @@ def attack(
             aim, had = kill_somewhere(process, workdir, moments, left, rng)
         output, _ = process.communicate()
         now = finished_runs(workdir)
-        if changed := [path for path, file in kept.items() if now.get(path) != file]:
+        changed = [path for path, file in kept.items() if now.get(path) != file]
+        tested = chosen_run(workdir)
+        if changed := [path for path in changed if path.parent != tested]:
             return landed, f"a finished run's {changed[0]} was touched"
         kept = now
         if aim:
