@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+from pathlib import Path
 import sys
 from unittest.mock import ANY, Mock
 
@@ -230,6 +231,8 @@ def test_an_ensemble_and_its_temperatures(printed, refused, finished, run_copy, 
         assert "--explain takes one run as it is" in refused(*predict, "--explain", *more)
     line = refused(*predict, f"--workdir={finished},{tmp_path}/no")
     assert f"no run directory at {tmp_path}/no" in line
+    line = refused(*predict, f"--workdir={finished},~/no-run")  # which no shell expands there
+    assert f"no run directory at {Path.home()}/no-run" in line
     comma = shutil.copytree(finished, tmp_path / "a,b")
     assert printed(*predict, f"--workdir={comma}") == one
 
