@@ -6,8 +6,8 @@ import os
 import re
 import shlex
 import shutil
-from pathlib import Path
 import sys
+from pathlib import Path
 from unittest.mock import ANY, Mock
 
 import pytest
