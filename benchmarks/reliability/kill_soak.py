@@ -25,6 +25,7 @@ from pathlib import Path
 from benchmarks.reliability import comparing, soaks
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.sweeps.directories import Comparison, open_directory
 
 DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 FLAGS = {name: flags.split() for name, flags in DATA["flags"].items()}
@@ -32,7 +33,6 @@ SMALL, BERT = FLAGS["small"], FLAGS["bert"]
 TRAINING, SWEEP, FOLDS = (
     [*SMALL, *FLAGS[name]] for name in ("training", "sweep", "cross-validation")
 )
-WEIGHTS = "weights"  # the run that the encoders of a comparison start from
 MOMENTS = DATA["moments"]
 KINDS = {  # what is started, and the file below its directory that a targeted kill waits for
     "training": (TRAINING, MOMENTS["training"]),
@@ -46,9 +46,8 @@ KILLS_EACH = 6  # of one training run or sweep, which then runs to its end
 
 def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
     """Start or resume the command."""
+    arguments = [argument.format(weights=workdir.with_name("weights")) for argument in arguments]
     command = [sys.executable, "-m", "sentiment_jax.main", f"--workdir={workdir}", *arguments]
-    if arguments is KINDS["comparison"][0]:
-        command.append(f"--config.model.pretrained={workdir.with_name(WEIGHTS)}")
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env={**os.environ, "TQDM_DISABLE": "1"}, **piped)
 
@@ -129,8 +128,9 @@ def phase(directory: Path, pid: int) -> str:
     """Return the phase that a killed training run, sweep or comparison was in."""
     if (directory / "comparison.json").exists():
         begun = [path.parent for path in directory.glob("*/lock")]
-        trained = [run for run in begun if not (run / "result.json").exists()]
-        return f"{trained[0].name}: {phase(trained[0], pid)}" if trained else "no recipe is trained"
+        open_runs = [run for run in begun if not (run / "result.json").exists()]
+        names = [f"{run.name}: {phase(run, pid)}" for run in open_runs]
+        return names[0] if names else "no recipe is trained"
     folds = [path.parent for path in directory.glob("folds/*/lock")]
     if unfinished := [fold for fold in folds if not (fold / "result.json").exists()]:
         return f"fold: {where_it_landed(unfinished[0], pid)}"
@@ -155,13 +155,6 @@ def finished_runs(directory: Path) -> dict[Path, tuple[bytes, int]]:
         if path.name not in ("lock", "log.txt")
         and not {"folds", "checkpoints"} <= {*path.parts}  # which a fold keeps only for a while
     }
-
-
-def chosen_run(directory: Path) -> Path | None:
-    """Return the run that a comparison has chosen, and opens once more for the test."""
-    path = directory / "comparison.json"
-    chosen = read_json(path)["chosen"] if path.exists() else ""
-    return directory / chosen.replace(":", "-") if chosen else None
 
 
 def measure(name: str, workdir: Path) -> float:
@@ -194,8 +187,10 @@ def attack(
         output, _ = process.communicate()
         now = finished_runs(workdir)
         changed = [path for path, file in kept.items() if now.get(path) != file]
-        tested = chosen_run(workdir)
-        if changed := [path for path in changed if path.parent != tested]:
+        compared = open_directory(workdir)
+        if isinstance(compared, Comparison) and compared.chosen:  # which is opened for its test
+            changed = [path for path in changed if path.parent != compared.best_run()]
+        if changed:
             return landed, f"a finished run's {changed[0]} was touched"
         kept = now
         if aim:
@@ -213,7 +208,8 @@ def soak(given: argparse.Namespace, root: Path) -> tuple[str, list[str]]:
     """Attack commands of all kinds in turn; return the failure and the lines of the log."""
     rng = random.Random(given.seed)
     kinds = given.kinds.split(",")
-    start(FLAGS["bert"], root / WEIGHTS).communicate()
+    if "comparison" in kinds:
+        start(BERT, root / "weights").communicate()
     durations = {name: measure(name, root / name) for name in kinds}
     landed: list[tuple[str, str]] = []
     ended = 0

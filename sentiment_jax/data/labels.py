@@ -42,7 +42,7 @@ def number_labels(
     if data.multi_label:
         return *_number_several(labels, rows, data, scored), True
     spelled = {label: _spell(label) for label in {*labels}}
-    keys = [*map(_key, labels)]
+    keys = [spelled[label].lower() for label in labels]
     if blank := [f"{row}: {key!r}" for row, key in zip(rows, keys, strict=True) if is_blank(key)]:
         remedy = "remove these rows, or set data.label_separator if a text may have several or none"
         raise InputError(f"{data.path}: no label ({first_five(blank)}): {remedy}")

@@ -25,6 +25,7 @@ from sentiment_jax.data.kinds import kind_of
 from sentiment_jax.data.labels import NUMBER, join_columns, number_labels
 from sentiment_jax.data.texts import (
     BINARY,
+    TEXT_FILES,
     Texts,
     decode,
     first_five,
@@ -42,7 +43,7 @@ from sentiment_jax.storage.files import read_cell, regular, write_atomically, wr
 JSON_LINES = "{"
 SEPARATORS = ",\t;|"
 FLAGS = "--config.data."  # before the names of settings; "--" before those of an --input
-CLASS_FOLDERS = "[!.]*/[!.]*.[tT][xX][tT]"
+CLASS_FOLDERS = f"[!.]*/{TEXT_FILES}"
 # By the end of a table's name, in any case.
 FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON_LINES)}
 PARQUET, WORKBOOK = BY_PANDAS = (b"PAR1", b"PK\x03\x04")  # the first bytes

@@ -27,6 +27,7 @@ BINARY = {  # the first bytes of files that hold no text
     b"\xd0\xcf\x11\xe0": "an Excel workbook of before 2007",
 }
 KEPT = 1_000_000  # characters at either end of a longer text: far more than any model reads
+TEXT_FILES = "[!.]*.[tT][xX][tT]"  # hidden ones (macOS adds "._0_9.txt") are no texts
 Split = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]  # the indices kept and held out
 
 

@@ -10,7 +10,14 @@ from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.dataset import Dataset, load_dataset, make_dataset
 from sentiment_jax.data.imdb import read_folder, read_tfds
 from sentiment_jax.data.table import read_table
-from sentiment_jax.data.texts import KEPT, Texts, is_blank, read_files, stratified_sample
+from sentiment_jax.data.texts import (
+    KEPT,
+    TEXT_FILES,
+    Texts,
+    is_blank,
+    read_files,
+    stratified_sample,
+)
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular
 
@@ -93,7 +100,7 @@ def read_text(path: str, data: DataConfig) -> Texts:
     root = Path(path).expanduser()
     try:
         if root.is_dir():
-            texts = read_files(root, "**/[!.]*.[tT][xX][tT]", data.encoding)
+            texts = read_files(root, f"**/{TEXT_FILES}", data.encoding)
         else:
             raw = regular(root).read_bytes()
             table = read_table(raw, path, [data.text_column], data, otherwise="")

@@ -113,8 +113,8 @@ class RunDirectory:
 
     def put_back_reviews(self) -> None:
         """Put texts back that were set aside for a run that did not begin."""
-        for path in filter(lambda path: _deleted(path).is_file(), self.reviews.values()):
-            if not self.removed.exists():
+        for path in self.reviews.values() if not self.removed.exists() else ():
+            with contextlib.suppress(FileNotFoundError):
                 _deleted(path).replace(path)
 
     def check_kinds(self) -> None:
