@@ -1,17 +1,25 @@
 """Shapes and types are checked while the tests run; caches stay inside a temporary folder."""
 
 import functools
+import gc
 import os
 import shutil
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the processes they start share one
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the processes they start share both
+    # What is compiled is found by the next session, too; a gigabyte of it is begun anew.
+    compiled = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    compiled = compiled / "sentiment_jax" / "xla_of_tests"
+    compiled.mkdir(parents=True, exist_ok=True)
+    if sum(entry.stat().st_size for entry in os.scandir(compiled)) > 2**30:
+        shutil.rmtree(compiled)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sentiment_jax_tests_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["XDG_CACHE_HOME"] + "/xla"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Compiling takes most of the tests' time: what runs for moments is left as LLVM finds it.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -22,7 +30,10 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 
 from jaxtyping import install_import_hook
 
-install_import_hook("sentiment_jax", "beartype.beartype")
+# Where arrays are computed. A check takes longer than what is called for every text and setting.
+CHECKED = ["models", "huggingface", "training", "analysis", "modes", "api"]
+CHECKED += [f"data.{module}" for module in ("batches", "encoding", "ngrams", "predictions")]
+install_import_hook([f"sentiment_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 import golden
 import pytest
@@ -38,6 +49,7 @@ from sentiment_jax.runtime import startup
 from sentiment_jax.training.steps import _make_train_step
 from sentiment_jax.training.trained_model import load_run
 
+gc.freeze()  # what is imported stays: whoever collects garbage need not look at it again
 startup.use_wide_vectors()  # as main does: bitwise the same runs in a process of their own
 
 

@@ -1,5 +1,6 @@
 """The tiny folders under fixtures/, as our models: what fixtures/make_*_golden.py wrote."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -39,6 +40,12 @@ def build(folder, **settings):
     folder = FIXTURES / folder
     name = json.loads((folder / "config.json").read_bytes())["model_type"]
     config = weights.resolve_encoder({"name": name, **settings}, folder)
+    return build_model(config, vocab_size=config.vocab_size)
+
+
+def build_shallow(folder, **settings):
+    """The same with one layer, for what does not depend on their number: it compiles faster."""
+    config = dataclasses.replace(build(folder, **settings).config, num_hidden_layers=1)
     return build_model(config, vocab_size=config.vocab_size)
 
 

@@ -20,7 +20,7 @@ SMALL = {
     "cpu_devices": 1,  # as in the tests' own process: other sums round differently
     "epochs": 3,
     "log_every": 2,
-    "checkpoint_every": 3,
+    "checkpoint_every": 100,  # a save takes a quarter of a second
     "early_stopping_patience": 0,
     "linear_baseline": False,  # scikit-learn takes a second to import
     "data.limit": 60,

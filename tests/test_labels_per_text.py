@@ -490,7 +490,8 @@ def test_python_takes_lists_and_a_table_of_0_and_1(table, run, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "name"),
     [
-        *(("encoder", name) for name in ("bert", "distilbert", "roberta")),
+        ("encoder", "bert"),
+        *(pytest.param("encoder", n, marks=pytest.mark.slow) for n in ("distilbert", "roberta")),
         ("encoder", "modernbert"),
         ("encoder:probe", "distilbert"),
     ],

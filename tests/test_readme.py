@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 import pretrained
 import pytest
-import runs
 from commands import command_line, python
 from ml_collections import config_flags
 from readme import PAGES, ROOT, blocks, shown
@@ -234,11 +233,18 @@ def forms(text):
     return {re.sub("N( N)+", "N", " ".join(line.split())) for line in text.splitlines()}
 
 
+OTHERS = ("cluster", "adding_a_model")  # which have tests of their own
 # What other tests train as well, and no block of another page goes on with.
 LATER = ("speed", "unlabeled_text", "few_labels")
-OTHERS = ("cluster", "adding_a_model")  # which have tests of their own
+
+
+def tier(page, block):
+    later = page.stem in LATER or re.search("runs/(fast|rates)", block.text)
+    return pytest.mark.slow if later else ()
+
+
 RUN = [
-    pytest.param(page, block, marks=[pytest.mark.slow] if page.stem in LATER else [], id=page.stem)
+    pytest.param(page, block, marks=tier(page, block), id=page.stem)
     for page in PAGES
     for block in blocks(page)
     if block.language in ("bash", "python") and page.stem not in OTHERS
@@ -261,22 +267,17 @@ def test_the_sample_was_learned_and_the_table_held_out(folder):
 
 
 NOTEBOOK = json.loads((ROOT / "docs" / "guide" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
-SETTINGS = [
-    runs.SMALL | runs.ONE_SHAPE | {"linear_baseline": True},
-    pytest.param({}, marks=pytest.mark.slow),
-]
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-def test_the_notebook_runs_from_top_to_bottom(shrink, tmp_path, monkeypatch, settings):
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert len(NOTEBOOK) == 10
     assert all(cell["outputs"] for cell in NOTEBOOK if cell["cell_type"] == "code")
     monkeypatch.chdir(tmp_path)
-    shrink(settings)
     names = {}
     for cell in NOTEBOOK:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
     assert "dull" in names["words"]["word"].tolist()
     assert names["own"].predict(names["new"]).predicted.isin(["neg", "pos"]).all()
-    assert settings or names["scores"].test.accuracy > 0.85
+    assert names["scores"].test.accuracy > 0.85

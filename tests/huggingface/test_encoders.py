@@ -68,7 +68,7 @@ def by_default(*chosen):
     return pytest.mark.parametrize("name", [*chosen, *others])
 
 
-@by_default("modernbert", "xlm-roberta")
+@by_default("modernbert")
 def test_a_run_of_each_encoder(name, folders, tmp_path, monkeypatch, capsys):
     config = make_config(folders[name])
     whole = tmp_path / "whole"
@@ -107,7 +107,7 @@ def test_a_run_of_each_encoder(name, folders, tmp_path, monkeypatch, capsys):
     assert [tokenizer(text, truncation=True, max_length=24)["input_ids"]] == ids
 
 
-@by_default("distilbert")
+@by_default()
 def test_a_pretraining_goes_on_and_is_fine_tuned(name, folders, tmp_path):
     """Also by the recipe of ELECTRA: the objective is the one that the folder's encoder has."""
     config = make_config(folders[name], epochs=1)

@@ -267,7 +267,7 @@ def test_text_of_too_few_known_words_is_refused_before_training(name, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["bert", "lstm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("electra", "roberta"))],
+    ["bert", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lstm", "electra", "roberta"))],
 )
 def test_the_command_printed_at_the_end_runs(name, tmp_path, printed, capsys):
     """On the same texts, whatever the sizes, columns and names; with few labels, too."""

@@ -122,7 +122,9 @@ QUICK = {**runs.ONE_SHAPE, "epochs": 1, "data.limit": 0, "data.test_limit": 0}
         (write_reviews, "data.path", {"data.source": "csv"}),
         (write_reviews, "data.test_path", {"data.source": "csv"}),
         (write_folder, "data.path", {"data.source": "folder"}),
-        (write_lines, "pretrain.text", {"data.teacher": "finished"}),
+        pytest.param(
+            *(write_lines, "pretrain.text", {"data.teacher": "finished"}), marks=pytest.mark.slow
+        ),
         (write_lines, "pretrain.text", {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0}),
     ],
     ids=["table", "test table", "folder", "text of teachers", "text"],
