@@ -137,10 +137,16 @@ def now(monkeypatch):
     monkeypatch.setattr(sweep.time, "sleep", lambda seconds: pytest.fail("the sweep waits"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _unpainted():
+    """Figures are made; only those that a test asks for by `painted` are drawn."""
+    with runs.saving_figures(runs.leave_white):
+        yield
+
+
 @pytest.fixture
-def unpainted():
-    """Figures are made, not drawn."""
-    with runs.unpainted():
+def painted():
+    with runs.saving_figures(runs.PAINT):
         yield
 
 

@@ -25,7 +25,7 @@ ENTRIES = {
 
 
 @pytest.fixture
-def enter(tmp_path, monkeypatch, capsys):
+def enter(tmp_path, monkeypatch, capsys, painted):
     """Run the board with these entries on a small table; return what it prints."""
     rows = [row[:2] for row in make_rows(60)]
     table = write_csv(tmp_path / "reviews.csv", rows)

@@ -99,7 +99,7 @@ def drawn(monkeypatch):
     return figures
 
 
-def test_equal_figures_have_equal_bytes_which_name_no_version(tmp_path):
+def test_equal_figures_have_equal_bytes_which_name_no_version(tmp_path, painted):
     figures.heat_map({("adam", "16"): ("0.5", 0.5)}, None, tmp_path / "a.png")
     figures.heat_map({("adam", "16"): ("0.5", 0.5)}, None, tmp_path / "b.png")
     raw = (tmp_path / "a.png").read_bytes()

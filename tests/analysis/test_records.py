@@ -78,9 +78,7 @@ def test_an_unwritable_output(finished, tmp_path):
     ("select_by", "ranked"),
     [("accuracy", ["accurate", "calibrated"]), ("loss", ["calibrated", "accurate"])],
 )
-def test_runs_are_ranked_as_they_choose_their_epochs(
-    select_by, ranked, finished, tmp_path, unpainted
-):
+def test_runs_are_ranked_as_they_choose_their_epochs(select_by, ranked, finished, tmp_path):
     """So that a report of several runs and the sweep of them have one winner."""
     paths = [shutil.copytree(finished, tmp_path / name) for name in ("accurate", "calibrated")]
     for path, accuracy, loss in zip(paths, (0.9, 0.8), (0.9, 0.3), strict=True):

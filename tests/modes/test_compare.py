@@ -133,7 +133,8 @@ def compared(changes, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         printed = []
         patch.setattr("builtins.print", lambda *line, **_: printed.append(" ".join(map(str, line))))
-        table = compare(changes, directory)
+        with runs.saving_figures(runs.PAINT):
+            table = compare(changes, directory)
     return directory, table, "\n".join(printed)
 
 

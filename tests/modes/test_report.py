@@ -37,12 +37,13 @@ GOLDEN = Path(__file__).parents[1] / "fixtures" / "report"
 @pytest.fixture(scope="module")
 def reported(swept, tmp_path_factory):
     output = tmp_path_factory.mktemp("report")
-    report.report([swept.directory], output)
+    with runs.saving_figures(runs.PAINT):
+        report.report([swept.directory], output)
     return output
 
 
 @pytest.fixture
-def write_page(unpainted, tmp_path):
+def write_page(tmp_path):
     """Report runs to tmp_path / "page", and return its report.html."""
 
     def write(*directories, **options):

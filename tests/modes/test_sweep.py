@@ -344,9 +344,8 @@ def finish(process, code=0):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("uninterrupted")
-    with runs.unpainted():
-        axes = lstm.get_sweep("sample") | OWN_AXES
-        sweep.sweep(runs.make_small(**CHANGES), directory, axes)
+    axes = lstm.get_sweep("sample") | OWN_AXES
+    sweep.sweep(runs.make_small(**CHANGES), directory, axes)
     return table(directory)
 
 

@@ -156,7 +156,7 @@ def test_a_small_split_is_not_padded_to_a_whole_batch(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "metric", ["balanced_accuracy", "auc", pytest.param("macro_f1", marks=pytest.mark.slow)]
 )
-def test_the_best_epoch_by_another_metric(tmp_path, capsys, metric):
+def test_the_best_epoch_by_another_metric(tmp_path, capsys, metric, painted):
     config = runs.make_small(select_by=metric, **QUICK, epochs=4)
     result = train(config, tmp_path / "run")
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")

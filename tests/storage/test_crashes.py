@@ -43,12 +43,6 @@ ACTIONS = []  # what to do before each change of a file
 ACTING = threading.Lock()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unpainted():
-    with runs.unpainted():
-        yield
-
-
 def content(directory):
     files = sorted(directory.rglob("*"))
     return tuple((p.relative_to(directory), p.is_file() and p.read_bytes()) for p in files)

@@ -28,7 +28,7 @@ def scalars(folder):
     return found
 
 
-def test_events_are_those_of_the_metrics_also_after_resuming(tmp_path, unpainted):
+def test_events_are_those_of_the_metrics_also_after_resuming(tmp_path):
     config = runs.make_small(**runs.ONE_SHAPE, epochs=2)
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
