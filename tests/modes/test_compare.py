@@ -92,6 +92,13 @@ def test_of_models_level_in_the_metric_the_more_accurate_one_is_the_best():
     assert choose(found | {"encoder": model(0.60, 0.9, other)}) == "linear"
 
 
+def test_predictions_are_scored_by_the_metric_and_by_the_accuracy():
+    reviews = Texts.from_texts(map(str, range(10)), [0] * 8 + [1] * 2)
+    found = mode._score(reviews, of_numbers(np.zeros(10, int), 2), "macro_f1")
+    assert found.samples[:, 0] == pytest.approx([(16 / 18 + 0) / 2, 0.8])
+    assert found.macro_f1 == found.samples[0, 0]
+
+
 @pytest.mark.parametrize(
     ("counts", "by"), [((5, 5), "accuracy"), ((4, 12), "accuracy"), ((4, 13), "macro_f1")]
 )
