@@ -97,6 +97,8 @@ def test_predictions_are_scored_by_the_metric_and_by_the_accuracy():
     found = mode._score(reviews, of_numbers(np.zeros(10, int), 2), "macro_f1")
     assert found.samples[:, 0] == pytest.approx([(16 / 18 + 0) / 2, 0.8])
     assert found.macro_f1 == found.samples[0, 0]
+    even = mode._score(reviews, found.predicted, "log_loss", np.full((10, 2), 0.5))
+    assert mode._row("linear", {"linear": even}, "log_loss")["log_loss"] == pytest.approx(np.log(2))
 
 
 @pytest.mark.parametrize(
@@ -295,6 +297,17 @@ def test_few_validation_reviews_give_way_to_folds(few, how, changes, tmp_path, c
     monkeypatch.setattr(mode, "FEW", few)
     compare(changes, tmp_path / "mine")
     assert f"by {how} texts" in capsys.readouterr().out
+
+
+def test_of_the_rarest_class_is_said_how_many_test_texts_are_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mode, "RECIPES", ("linear",))
+    counts = {"dull": 60, "great": 60, "odd": 15}
+    labels = np.repeat([*counts], [*counts.values()])
+    rows = [(f"a {label} film, {label} number {i}", label) for i, label in enumerate(labels)]
+    table = pandas.DataFrame(rows, columns=["text", "label"])
+    sentiment_jax.compare(tmp_path / "mine", table, changes={"cpu_devices": 1})
+    found = "100% of 3 test texts are found, 100% of those that are predicted as it are right"
+    assert f"rarest   class 'odd': {found}" in capsys.readouterr().out
 
 
 def test_from_python_and_what_is_refused(tmp_path, monkeypatch):

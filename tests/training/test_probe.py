@@ -154,6 +154,16 @@ def test_c_is_chosen_by_log_loss_with_equal_texts_in_one_fold():
     assert len(probe._folds(rare, 0)) == 2  # one of its two texts on each side
 
 
+def test_c_is_chosen_by_models_with_the_class_weights():
+    rng = np.random.default_rng(3)
+    labels = np.repeat([1, 0], [15, 105])
+    features = (rng.normal(size=(120, 8)) + 0.7 * labels[:, None]).astype(np.float32)
+    reviews = Texts.from_texts([f"text {i}" for i in range(120)], labels.tolist())
+    configs = [Config(class_weights=name) for name in ("none", "balanced")]
+    plain, balanced = (probe._choose(reviews, features, of, labels, 2) for of in configs)
+    assert plain < balanced  # for these numbers
+
+
 def test_it_is_a_run_like_any_other(trained, folder, tmp_path, capsys):
     workdir, result = trained
     assert (result["best_step"], result["epochs"]) == (1, 1)
