@@ -29,7 +29,7 @@ from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.sweeps.plan import plan_sweep
-from sentiment_jax.training import metrics, scoring
+from sentiment_jax.training import metrics, scoring, steps
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import mcnemar
@@ -189,6 +189,22 @@ def test_with_select_by_last_no_other_epoch_is_a_candidate(tmp_path, monkeypatch
     refuses("no validated checkpoint|no checkpoint", load_run, run)
     train(config, run)
     runs.assert_same_run(tmp_path / "whole", run)
+
+
+def test_the_first_step_has_the_first_rate_of_the_schedule(tmp_path, monkeypatch):
+    make = steps.make_train_step
+    made = []
+
+    def watch(*arguments):
+        made.append(Mock(wraps=make(*arguments)))
+        return made[-1]
+
+    monkeypatch.setattr(steps, "make_train_step", watch)
+    changes = {"optimizer.learning_rate": 0.3, "optimizer.schedule": "linear"}
+    changes |= {"optimizer.warmup_fraction": 0.0, "epochs": 1}
+    train(runs.make_small(**QUICK | changes), tmp_path)
+    (step,) = made
+    assert [call.args[2] for call in step.call_args_list] == pytest.approx([0.3, 0.2, 0.1])
 
 
 def test_an_auc_without_one_of_the_classes_is_undefined(tmp_path, monkeypatch, capsys):

@@ -27,7 +27,7 @@ from sentiment_jax.modes.report import report
 from sentiment_jax.modes.sweep import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage import run_directory
-from sentiment_jax.storage.run_directory import lock_run, tidied
+from sentiment_jax.storage.run_directory import RunDirectory, lock_run, tidied
 from sentiment_jax.training.trained_model import load_run
 
 
@@ -121,6 +121,18 @@ def modes(written, exported, tmp_path):
         "python": lambda path: sentiment_jax.train(config, path, (["good", "bad"], [1, 0])),
         "sweep": lambda path: sweep(config, path, ONE_TRIAL),
     }
+
+
+@pytest.mark.parametrize(("begun", "kept"), [(False, "old"), (True, "new")])
+def test_texts_are_put_back_only_while_no_new_run_has_begun(tmp_path, begun, kept):
+    run = RunDirectory(tmp_path)
+    run.reviews["train"].write_text("old")
+    run.set_aside(run.reviews["train"])
+    run.reviews["train"].write_text("new")
+    if begun:
+        run.removed.touch()
+    run.put_back_reviews()
+    assert run.reviews["train"].read_text() == kept
 
 
 def test_no_mode_writes_where_a_run_a_sweep_or_an_export_does(written, modes, tmp_path):

@@ -386,6 +386,13 @@ def test_fresh_counts_once_for_a_job_that_slurm_requeues(finished, run_copy, mon
     runs.assert_same_run(finished, run_copy)
 
 
+def test_fresh_counts_for_a_requeued_job_that_finds_the_run_of_another(run_copy, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    train(runs.make_small(**runs.ONE_SHAPE, seed=5, epochs=1), run_copy, fresh=True)
+    assert read_json(run_copy / "config.json")["seed"] == 5
+
+
 def test_a_reader_of_a_run_that_is_started_over_gets_the_new_one(run_copy, monkeypatch, capsys):
     """Never the parameters of one with the config of the other."""
     new = runs.make_small(**{"seed": 5, "data.max_length": 12, "epochs": 1})
