@@ -358,3 +358,10 @@ def test_a_sweep_chooses_by_cross_validation(config, tmp_path):
     chosen = [final.parents[2], max(scores, key=scores.__getitem__)]
     first, second = (RunDirectory(path).read_config().optimizer.learning_rate for path in chosen)
     assert first == second
+
+
+def test_a_fold_has_the_epochs_of_the_training_on_all_texts(tmp_path):
+    """Eight steps are two epochs of four batches, and would be four of a fold's two."""
+    changes = {"epochs": 1, "min_steps": 8, "batch_size": 16, "data.folds": 2}
+    train(runs.make_small(**runs.ONE_SHAPE, **changes), tmp_path)
+    assert [read_json(p)["epochs"] for p in tmp_path.glob("folds/*/result.json")] == [2, 2]
