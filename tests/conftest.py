@@ -1,4 +1,7 @@
-"""Shapes and types are checked while the tests run; caches stay inside a temporary folder."""
+"""Shapes and types are checked while the tests run; caches stay inside a temporary folder.
+
+But what is compiled is kept for the next session. CHECK_EVERYTHING checks all modules.
+"""
 
 import functools
 import gc
@@ -11,15 +14,6 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the processes they start share both
-    # What is compiled is found by the next session, too; a gigabyte of it is begun anew.
-    compiled = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    compiled = compiled / "sentiment_jax" / "xla_of_tests"
-    compiled.mkdir(parents=True, exist_ok=True)
-    if sum(entry.stat().st_size for entry in os.scandir(compiled)) > 2**30:
-        shutil.rmtree(compiled)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sentiment_jax_tests_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Compiling takes most of the tests' time: what runs for moments is left as LLVM finds it.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -28,12 +22,27 @@ if version("jax").startswith("0.10."):  # a training step compiles in .3 s inste
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 
+import jax
 from jaxtyping import install_import_hook
 
-# Where arrays are computed. A check takes longer than what is called for every text and setting.
-CHECKED = ["models", "huggingface", "training", "analysis", "modes", "api"]
-CHECKED += [f"data.{module}" for module in ("batches", "encoding", "ngrams", "predictions")]
-install_import_hook([f"sentiment_jax.{name}" for name in CHECKED], "beartype.beartype")
+# Without what is called for every text and setting: a check takes longer than the function.
+CHECKED = ["models", "huggingface", "training", "analysis", "modes", "sweeps", "runtime", "api"]
+CHECKED += ["data.batches", "data.dataset", "data.encoding", "data.imdb", "data.kinds"]
+CHECKED += ["data.ngrams", "data.predictions", "data.tokenization", "data.unlabeled"]
+CHECKED = [""] if "CHECK_EVERYTHING" in os.environ else [f".{name}" for name in CHECKED]
+install_import_hook([f"sentiment_jax{name}" for name in CHECKED], "beartype.beartype")
+
+from sentiment_jax.runtime import startup
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the processes they start share both
+    cache = tempfile.mkdtemp(prefix="sentiment_jax_tests_")
+    compiled = (startup.find_cache() or Path(cache)) / "xla_of_tests"
+    compiled.mkdir(exist_ok=True)
+    if sum(entry.stat().st_size for entry in os.scandir(compiled)) > 2**30:
+        shutil.rmtree(compiled)  # it only grows
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
+    os.environ["XDG_CACHE_HOME"] = cache
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 import golden
 import pytest
@@ -45,7 +54,6 @@ from sentiment_jax import main
 from sentiment_jax.data.dataset import READERS
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
-from sentiment_jax.runtime import startup
 from sentiment_jax.training.steps import _make_train_step
 from sentiment_jax.training.trained_model import load_run
 

@@ -113,7 +113,9 @@ class RunDirectory:
 
     def put_back_reviews(self) -> None:
         """Put texts back that were set aside for a run that did not begin."""
-        for path in self.reviews.values() if not self.removed.exists() else ():
+        if self.removed.exists():
+            return
+        for path in self.reviews.values():
             with contextlib.suppress(FileNotFoundError):
                 _deleted(path).replace(path)
 

@@ -26,7 +26,6 @@ from sentiment_jax.data.dataset import READERS, SAMPLE, load_dataset
 from sentiment_jax.data.kinds import ONE_CLASS
 from sentiment_jax.data.texts import of_numbers
 from sentiment_jax.errors import InputError, Interrupted
-from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.report import report
 from sentiment_jax.modes.sweep import sweep
@@ -56,14 +55,6 @@ FOLDS = {
 @pytest.fixture(scope="module")
 def config():
     return runs.make_small(**FOLDS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves(finished):  # which other tests share, is drawn
-    """Drawing them takes longer than a fold's steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_mode, "figures", Mock())
-        yield
 
 
 @pytest.fixture(scope="module")

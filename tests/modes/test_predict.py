@@ -30,7 +30,7 @@ from sentiment_jax.modes.predict import (
     print_predictions,
 )
 from sentiment_jax.training import scoring
-from sentiment_jax.training.trained_model import cast_kernels
+from sentiment_jax.training.trained_model import cast_kernels, load_run
 
 COLUMNS = ["row", "predicted", "p_positive", "warning"]
 
@@ -240,18 +240,23 @@ def test_unreliable_predictions_carry_a_warning(model, tmp_path, capsys):
         assert headline == (f", {warning}" if warning else "")
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
 def test_unsure_predictions_are_empty_and_validation_says_how_many(
-    finished, model, tmp_path, capsys
+    finished, calibrated, tmp_path, capsys
 ):
+    model = load_run(finished, calibrated=calibrated)
+    assert (model.temperature != 1) == calibrated
     texts = load_dataset(model.config.data).splits["val"].texts
     labels = [row["label"] for row in reviews.read_table(finished / "predictions-val.csv")]
     p, _ = predict([model], texts)
-    least = float(f"{np.median(p.max(axis=1)):.3f}")
+    least = float(np.median(p.max(axis=1)))
     sure = p.max(axis=1) >= least
     source = tmp_path / "in.csv"
     with source.open("w", newline="") as file:
         csv.writer(file).writerows([["text"], *([text] for text in texts)])
-    predict_runs([finished], TextSource(file=str(source)), None, at_least=least)
+    predict_runs(
+        [finished], TextSource(file=str(source)), None, at_least=least, calibrated=calibrated
+    )
     shown, errors = capsys.readouterr()
     found = [row["predicted"] for row in csv.DictReader(shown.splitlines())]
     assert [answer != "" for answer in found] == sure.tolist() and 0 < sum(sure) < len(sure)

@@ -159,8 +159,8 @@ def test_c_is_chosen_by_models_with_the_class_weights():
     labels = np.repeat([1, 0], [15, 105])
     features = (rng.normal(size=(120, 8)) + 0.7 * labels[:, None]).astype(np.float32)
     reviews = Texts.from_texts([f"text {i}" for i in range(120)], labels.tolist())
-    configs = [Config(class_weights=name) for name in ("none", "balanced")]
-    plain, balanced = (probe._choose(reviews, features, of, labels, 2) for of in configs)
+    plain = probe._choose(reviews, features, Config(class_weights="none"), labels, 2)
+    balanced = probe._choose(reviews, features, Config(class_weights="balanced"), labels, 2)
     assert plain < balanced  # for these numbers
 
 
