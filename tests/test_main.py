@@ -303,3 +303,20 @@ def test_starts_again_with_malloc_tuned_once():
     tuned = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=134217728:"
     tuned += "glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1"
     assert python("-c", code, GLIBC_TUNABLES=None).stdout.split() == ["None", tuned]
+
+
+@pytest.mark.parametrize(
+    ("mode", "config"),
+    [
+        ("train", LSTM),
+        ("pretrain", "--config=lstm:pretrain"),
+        ("compare", "--config.data.path=reviews.csv"),
+        ("sweep", LSTM),
+    ],
+)
+def test_every_mode_that_trains_is_told_when_to_stop(mode, config, printed, monkeypatch, tmp_path):
+    told = Mock()
+    monkeypatch.setattr(f"sentiment_jax.modes.{mode}.{mode}", told)
+    settings = [config, "--config.cpu_devices=1", f"--workdir={tmp_path}"]
+    printed(f"--mode={mode}", *settings, "--stop_after=7")
+    assert told.call_args.kwargs["stop_after"] == 7

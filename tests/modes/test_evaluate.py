@@ -214,6 +214,13 @@ def test_a_word_that_one_of_the_runs_lacks_is_warned_of(pair):
         assert predict(ensemble, [word])[1] == ["100 % unknown words"]
 
 
+def test_a_run_alone_is_scored_with_calibrated_probabilities(run_copy):
+    """The temperature has the lowest loss on validation."""
+    calibrated = evaluate_split([run_copy], "val", calibrated=True)
+    plain = evaluate_split([run_copy], "val")
+    assert calibrated["accuracy"] == plain["accuracy"] and calibrated["loss"] < plain["loss"]
+
+
 @pytest.mark.parametrize(("split", "calibrated"), [("test", False), ("val", True)])
 def test_an_ensemble_is_scored_and_nothing_is_written(pair, split, calibrated, capsys):
     before = [contents(run) for run in pair]
