@@ -193,18 +193,24 @@ def test_with_select_by_last_no_other_epoch_is_a_candidate(tmp_path, monkeypatch
 
 def test_the_first_step_has_the_first_rate_of_the_schedule(tmp_path, monkeypatch):
     make = steps.make_train_step
-    made = []
+    rates = []
 
     def watch(*arguments):
-        made.append(Mock(wraps=make(*arguments)))
-        return made[-1]
+        step = make(*arguments)
+
+        @jax.jit
+        def watched(state, batch, learning_rate):
+            jax.debug.callback(rates.append, learning_rate, ordered=True)
+            return step(state, batch, learning_rate)
+
+        return watched
 
     monkeypatch.setattr(steps, "make_train_step", watch)
     changes = {"optimizer.learning_rate": 0.3, "optimizer.schedule": "linear"}
     changes |= {"optimizer.warmup_fraction": 0.0, "epochs": 1}
     train(runs.make_small(**QUICK | changes), tmp_path)
-    (step,) = made
-    assert [call.args[2] for call in step.call_args_list] == pytest.approx([0.3, 0.2, 0.1])
+    jax.effects_barrier()
+    assert np.array(rates) == pytest.approx([0.3, 0.2, 0.1])
 
 
 def test_an_auc_without_one_of_the_classes_is_undefined(tmp_path, monkeypatch, capsys):
