@@ -326,8 +326,12 @@ def _to_json_lines(raw: bytes, name: str) -> str:
             if frame.index.names != [None]:  # it is a column, too
                 frame = frame.reset_index()
         else:
-            found = pandas.read_excel(io.BytesIO(raw), None, keep_default_na=False)  # NA is a text
+            file = io.BytesIO(raw)
+            found = pandas.read_excel(file, None, keep_default_na=False)  # NA is a text
             (sheet, frame), *others = found.items()
+            header = pandas.read_excel(file, header=None, nrows=1).to_numpy().ravel().tolist()
+            twice = {column: f"{column}.0" for column in header if header.count(column) > 1}
+            frame = frame.rename(columns=twice)  # pandas has named the others .1, .2
             if ignored := first_five([repr(other) for other, of in others if not of.empty]):
                 read = f"its first sheet, {sheet!r}, is read, {ignored} not"
                 print(f"warning: {name}: {read}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Tables and their labels: what is read, and what is said of bad input."""
 
+import datetime
 import io
 import os
 import random
@@ -333,20 +334,36 @@ def test_pandas_reads_a_parquet_file(tmp_path):
     assert read_table(path.read_bytes(), path.name, ["text"]).texts[1] == ["caf\u00e9 1"]
 
 
-def test_a_workbook_is_read_if_openpyxl_is_there_and_its_rows_have_their_numbers(
-    monkeypatch, capsys
-):
+def test_a_workbook_needs_openpyxl(monkeypatch):
     with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
         archive.writestr("xl/workbook.xml", "")
     raw = file.getvalue()
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     refuses("openpyxl.*: save it as a CSV file in UTF-8", read_table, raw, "my.xlsx", ["text"])
-    sheet = pandas.DataFrame({"text": ["NA", "good"], "label": [1, 2]})
-    sheets = {"Data": sheet, "Old": sheet, "Empty": sheet[:0]}
-    monkeypatch.setattr(pandas, "read_excel", lambda file, name, keep_default_na: sheets)
+
+
+def write_workbook(path, **sheets):
+    """Write the rows of each sheet, its header among them, as a real workbook."""
+    with pandas.ExcelWriter(path, engine="openpyxl") as writer:
+        for name, rows in sheets.items():
+            pandas.DataFrame(rows).to_excel(writer, sheet_name=name, header=False, index=False)
+    return path.read_bytes()
+
+
+def test_a_workbook_is_read_with_the_numbers_of_its_rows(tmp_path, capsys):
+    rows = [["text", "label", "when"], ["NA", 1, datetime.date(2026, 1, 2)], ["good", 2, None]]
+    raw = write_workbook(tmp_path / "my.xlsx", Data=rows, Old=rows, Empty=[])
     table = read_table(raw, "my.xlsx", ["label", "text"])
     assert (table.rows, table.texts) == ([2, 3], [["1", "NA"], ["2", "good"]])
     assert "my.xlsx: its first sheet, 'Data', is read, 'Old' not\n" in capsys.readouterr().err
+
+
+def test_a_name_of_two_columns_of_a_workbook_is_refused_if_it_is_asked_for(tmp_path):
+    rows = [["text", "label", "note", "label", "note"], ["good", "new", "a", "old", "b"]]
+    raw = write_workbook(tmp_path / "my.xlsx", Data=rows)
+    problem = "needs one column 'label': its columns are 'text', 'label.0', 'note.0', 'label.1'"
+    refuses(problem, read_table, raw, "my.xlsx", ["text", "label"])
+    assert read_table(raw, "my.xlsx", ["text", "label.1"]).texts == [["good", "old"]]
 
 
 def test_what_is_not_a_file_is_not_a_table(tmp_path):
