@@ -35,6 +35,7 @@ FAILURES = {"raises": "exit code 1: ValueError: no luck", "memory": "exit code 1
 FAILURES |= {"killed": "SIGKILL", "hangs": "took longer than 12 s"}
 
 
+@pytest.mark.slow  # 15 s
 def test_failures_are_recorded_and_only_they_run_again(tmp_path, monkeypatch):
     names = ("machine", "works", *FAILURES, "last")
     run = [sys.executable, "-c", FAKE, str(tmp_path)]

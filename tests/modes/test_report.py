@@ -188,6 +188,7 @@ def make_explanation_page():
     return to_page([block] * 3, legend="legend", ends=("to negative", "to positive"))
 
 
+@pytest.mark.slow  # 10 s
 @pytest.mark.skipif(not BROWSER, reason="needs a browser, as chromium")
 def test_a_browser_shows_the_pages(swept, reported, finished, write_page, tmp_path):
     """A phone's width, dark, and a desk's, light, in one browser; a page with faults has them."""

@@ -349,9 +349,8 @@ def uninterrupted(tmp_path_factory):
     return table(directory)
 
 
-@pytest.mark.parametrize(
-    "number", [SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, SIGTERM))]
-)
+@pytest.mark.slow  # 20 s each
+@pytest.mark.parametrize("number", [SIGKILL, 0, SIGTERM])
 def test_two_processes_share_a_sweep_and_a_signal_to_one_loses_nothing(
     uninterrupted, tmp_path, number
 ):

@@ -61,7 +61,8 @@ def ends(pair, codes):
     return errors
 
 
-@pytest.mark.parametrize(("count", "victim"), [(2, 0), pytest.param(3, 1, marks=pytest.mark.slow)])
+@pytest.mark.slow  # 11 s for two processes
+@pytest.mark.parametrize(("count", "victim"), [(2, 0), (3, 1)])
 def test_a_signal_to_one_stops_all_at_once_and_a_lost_process_is_named_in_one_line(count, victim):
     (port,) = free_ports(1)
     began = time.monotonic()
@@ -156,6 +157,7 @@ def child(monkeypatch):
         signal.signal(number, handler)
 
 
+@pytest.mark.slow  # 15 s
 def test_two_processes_train_as_one_does(tmp_path):
     alone = tmp_path / "alone"
     train(runs.make_small(**SEVERAL_SHAPES), alone)
