@@ -239,7 +239,7 @@ LATER = ("speed", "unlabeled_text", "few_labels")
 
 
 def tier(page, block):
-    later = page.stem in LATER or re.search("runs/(fast|rates)", block.text)
+    later = page.stem in LATER or re.search(r"runs/(fast|rates|own\b)", block.text)
     return pytest.mark.slow if later else ()
 
 

@@ -15,7 +15,7 @@ from sentiment_jax.runtime import devices, startup
 from sentiment_jax.training.trained_model import load_run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module")  # takes 14 s
 def folder(tmp_path_factory):
     """Runs of the same config: `one` device here, `four` in another process."""
     folder = tmp_path_factory.mktemp("devices")
@@ -29,10 +29,12 @@ def stored(file):
         return [arrays[name] for name in arrays.files]
 
 
+@pytest.mark.slow
 def test_the_same_run_on_several_devices(folder):
     runs.assert_rounding_apart(folder / "one", folder / "four", runs.STEPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("run", "there"), [("four", "four/params.npz"), ("one", "read.npz")])
 def test_a_checkpoint_is_the_same_on_one_device_and_on_four(folder, run, there):
     here = jax.tree.leaves(load_run(folder / run).params)
@@ -41,10 +43,12 @@ def test_a_checkpoint_is_the_same_on_one_device_and_on_four(folder, run, there):
         np.testing.assert_array_equal(leaf, other)
 
 
+@pytest.mark.slow
 def test_parameters_are_initialized_on_the_cpu_whatever_device_is_the_default(folder):
     assert json.loads((folder / "initial.json").read_text()) == [0]
 
 
+@pytest.mark.slow
 def test_dropout_does_not_depend_on_the_devices(folder):
     one, two, four = stored(folder / "masks.npz")
     assert 0.6 < one.mean() < 0.8
@@ -53,6 +57,7 @@ def test_dropout_does_not_depend_on_the_devices(folder):
     np.testing.assert_array_equal(one, four)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "atol"), [("parts.npz", 1e-6), ("probabilities.npz", 0)])
 def test_batches_that_are_divided_in_another_way_give_the_same(folder, file, atol):
     """A batch in parts on several devices; predictions in batches of six, on four devices."""
