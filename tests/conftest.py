@@ -54,6 +54,7 @@ from sentiment_jax.training.steps import _make_train_step
 from sentiment_jax.training.trained_model import load_run
 
 gc.freeze()  # what is imported stays: whoever collects garbage need not look at it again
+gc.set_threshold(50_000)  # tracing makes objects by the thousand, few of them garbage
 startup.use_wide_vectors()  # as main does: bitwise the same runs in a process of their own
 
 
@@ -61,6 +62,11 @@ def pytest_collection_modifyitems(items):
     """The files with the slow tests first: of two workers, neither ends long after the other."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_sessionfinish():
+    gc.collect()
+    gc.freeze()  # or pytest collects it ten times
 
 
 @pytest.fixture

@@ -49,7 +49,13 @@ def test_a_prediction_does_not_depend_on_the_other_texts(model):
         assert its_warning == warning
 
 
-@pytest.mark.parametrize("name", golden.TORCH)
+# Of the others, each is one of the three in this.
+CAST = ("bert", "electra_projection", "modernbert")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in CAST else pytest.mark.slow) for n in golden.TORCH]
+)
 def test_kernels_that_are_cast_before_change_no_bit(name):
     """As the model that `load` returns has them."""
     config = golden.build(name, dtype="bfloat16").config
