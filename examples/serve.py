@@ -16,6 +16,7 @@ import fastapi
 import numpy as np
 import onnxruntime
 import tokenizers
+from starlette.requests import ClientDisconnect
 
 FOLDER, FILE = Path(os.environ["MODEL"]), os.environ.get("FILE", "model.onnx")
 TEXTS, CHARACTERS, BYTES = 64, 20_000, 2_000_000  # the most of a request, a text, a body
@@ -54,15 +55,15 @@ def classify(texts: list[str]) -> list[dict]:
 async def post(request: fastapi.Request) -> list[dict]:
     """Classify the texts of a body, {"texts": [...]}; refuse another in a sentence."""
     body = b""
-    async for chunk in request.stream():
-        body = (body + chunk)[: BYTES + 1]  # read to its end: the client then reads the answer
     try:
+        async for chunk in request.stream():
+            body = (body + chunk)[: BYTES + 1]  # read to its end: the client then reads the answer
         texts = json.loads(body)["texts"]
         "".join(texts).encode()  # a lone surrogate is none of UTF-8
         fits = len(texts) <= TEXTS and max(map(len, texts)) <= CHARACTERS and len(body) <= BYTES
         if not (isinstance(texts, list) and fits):
             raise ValueError
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, ClientDisconnect):
         sizes = f"1 to {TEXTS} texts of at most {CHARACTERS:,} characters, {BYTES:,} bytes in all."
         raise fastapi.HTTPException(422, f'Send JSON, {{"texts": ["A text."]}}: {sizes}') from None
     return await fastapi.concurrency.run_in_threadpool(classify, texts)

@@ -1,10 +1,12 @@
 """examples/serve.py: a real server answers as --mode=predict does, and refuses what it must."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import numpy as np
@@ -19,16 +21,22 @@ TEXTS = ["", "A dull film.", "<br />Caf\u00e9 &amp; 🎬", "[PAD] great", "great
 
 
 @pytest.fixture(scope="module")
-def serve(finished, tmp_path_factory):
+def log(tmp_path_factory):
+    """The file of what the server says."""
+    return tmp_path_factory.mktemp("log") / "server.log"
+
+
+@pytest.fixture(scope="module")
+def serve(finished, tmp_path_factory, log):
     """The address of a server with the small run's model; it must be alive at the end."""
     folder = tmp_path_factory.mktemp("served") / "onnx"
     api.load(finished).export(folder, "onnx")
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "serve:app"]
     variables = ENVIRONMENT | {"MODEL": str(folder), "NO_PROXY": "127.0.0.1"}
-    server = subprocess.Popen(
-        [*command, "--port", str(port), "--log-level", "error"], cwd=ROOT, env=variables
-    )
+    command += ["--port", str(port), "--log-level", "error"]
+    with log.open("wb") as said:
+        server = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=said)
     try:
         for _ in range(300):
             try:
@@ -74,6 +82,15 @@ BAD = [
 ]
 BAD += [bytes([i]) * (i + 1) for i in range(128, 128 + 97 - len(BAD))]
 BAD += [b" " * 10_000_000, json.dumps({"texts": ["a" * 10_000_000]}).encode(), b"{" * 10_000_000]
+
+
+def test_an_upload_that_is_broken_off_leaves_no_word_in_the_log(serve, log):
+    host, port = urllib.parse.urlsplit(serve).netloc.split(":")
+    for _ in range(3):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{"texts')
+    assert post(serve, b'{"texts": ["A dull film."]}')[0] == 200
+    assert log.read_text() == ""
 
 
 def test_a_hundred_bad_requests_get_a_sentence_each_and_it_goes_on(serve):

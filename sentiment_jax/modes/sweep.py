@@ -18,7 +18,14 @@ from tqdm import tqdm
 
 from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.config.stored import flatten, replace_settings
-from sentiment_jax.errors import InputError, Interrupted, InUse, RunError, describe_shortage
+from sentiment_jax.errors import (
+    Diverged,
+    InputError,
+    Interrupted,
+    InUse,
+    RunError,
+    describe_shortage,
+)
 from sentiment_jax.modes.train import complete
 from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage import run_directory
@@ -126,7 +133,8 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
     except (InputError, Interrupted, OSError):  # not due to the setting
         raise
     except Exception as error:
-        if describe_shortage(error).startswith("disk"):
+        lost = isinstance(error, RunError) and not isinstance(error, Diverged)
+        if lost or describe_shortage(error).startswith("disk"):
             raise
         reason = str(error)
         if not isinstance(error, RunError):  # a bug

@@ -90,7 +90,7 @@ def read_json(path: Path, remedy: str = "put that file back") -> dict[str, Any]:
         value = json.loads(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}: {remedy}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}), half-written say: {remedy}") from error
     if not isinstance(value, dict) or SEAL not in value:
         raise InputError(f"{path} has no {SEAL}, another program wrote it: {remedy}")

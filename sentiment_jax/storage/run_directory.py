@@ -135,7 +135,7 @@ class RunDirectory:
         for name, own in zip(("data.path", "data.test_path"), self.reviews.values(), strict=True):
             path = Path(stored.flatten(config)[name])
             kept = _deleted(own) if _deleted(own).is_file() else own
-            if path.name == own.name and kept.is_file() and (kept != own or not path.is_file()):
+            if path.name == own.name and kept.is_file():
                 moved[name] = str(kept.absolute())
         return stored.replace_settings(config, moved)
 
@@ -200,7 +200,7 @@ class RunDirectory:
         if not self.config.exists():
             if self.began() or self.result.exists():
                 problem = f"{self.path} holds a result or checkpoints but no config.json"
-                raise InputError(f"{problem}: put that file back, or start over with --fresh")
+                raise InputError(f"{problem}: put that file back, or delete the folder")
             return
         ignored = (*HARMLESS, "data.teacher")  # teachers are compared by content
         if changes := stored.config_difference(self.read_config(), config, ignored):

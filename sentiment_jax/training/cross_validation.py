@@ -106,8 +106,12 @@ def _train_fold(
         whole.config, directory.path, run.task, nested=True, stop=run.stop, sources=run.sources
     ) as part:
         result = part.finished
-        if result is None:
-            experiment = _slice(part, whole, fold)
+        experiment = _slice(part, whole, fold)
+        if result is not None:
+            learned = files.read_json(directory.env, remedy)["data"]["data_hash"]
+            if learned != experiment.statistics["data_hash"]:
+                raise InputError(f"{directory.path} learned from other texts: {remedy}")
+        else:
             seconds = compilation.check_memory(experiment)
             fitted = fit(part, experiment.without_test(), compile_seconds=seconds)
             restore_predictions(part.directory, experiment, fitted)

@@ -153,7 +153,7 @@ def fit(
     best = progress.best and progress.best["step"]
     if best not in training.checkpoints.steps:
         problem = f"the best checkpoint (step {best}) is not in {run.directory.checkpoints}"
-        raise RunError(f"{problem}; --fresh trains again")
+        raise RunError(f"{problem}: delete {run.directory.path}, it is trained again")
     return Fitted(progress, training.checkpoints, training.log, run.stop)
 
 

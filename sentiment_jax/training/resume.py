@@ -35,7 +35,7 @@ def open_checkpoints(directory: RunDirectory) -> Checkpoints:
     if not checkpoints.steps and any(checkpoints.directory.glob("*.corrupt")):
         raise RunError(
             f"every checkpoint in {checkpoints.directory} is damaged ({faults or 'found before'}) "
-            "and set aside as N.corrupt; put one back, or --fresh starts over"
+            f"and set aside as N.corrupt: delete {directory.path}, it is trained again"
         )
     if checkpoints.ignored:
         names = ", ".join(checkpoints.ignored[:5])
@@ -132,7 +132,7 @@ def restore(
     if found and best not in checkpoints.steps:  # it was set aside
         raise RunError(
             f"the best checkpoint (step {best}) is damaged: {found[-1]}; put its files back, or "
-            "--fresh starts over"
+            f"delete {checkpoints.directory.parent}, it is trained again"
         )
     counters = {"step": jax.numpy.int32(step), "key": jax.random.key(experiment.config.seed)}
     counters = devices.place(counters, experiment.mesh)

@@ -251,5 +251,5 @@ def _check_intact(checkpoints: Checkpoints, step: int) -> None:
     if fault := checkpoints.fault(step):
         raise RunError(
             f"the checkpoint of step {step} in {checkpoints.directory} is damaged ({fault}): put "
-            "its files back, or train again with --fresh"
+            f"its files back, or delete {checkpoints.directory.parent} and train it again"
         )

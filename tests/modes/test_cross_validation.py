@@ -181,6 +181,15 @@ def test_what_is_advised_about_a_damaged_file_of_a_fold_is_a_remedy(run, config,
     runs.assert_same_run(run.directory, tmp_path)
 
 
+def test_a_fold_that_has_the_name_of_another_is_refused(config, tmp_path):
+    with pytest.raises(Interrupted):
+        train(config, tmp_path, stop=runs.stop_at(28))  # in the third fold
+    first, second, aside = (tmp_path / "folds" / name for name in ("1", "2", "aside"))
+    for source, target in ((first, aside), (second, first), (aside, second)):
+        source.rename(target)
+    refuses(f"{first} learned from other texts: delete {first}, it is", train, config, tmp_path)
+
+
 def test_all_folds_learn_from_the_source_that_the_first_one_had(finished, tmp_path):
     """Whether it is replaced between two commands or between two folds."""
     config = runs.make_small(**FOLDS | {"epochs": 1, "data.folds": 2, "linear_baseline": False})

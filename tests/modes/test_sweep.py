@@ -233,13 +233,14 @@ def test_nothing_to_choose_from(run, tmp_path, training):
     assert len(table(tmp_path / "sweep").splitlines()) == 13
 
 
-def test_a_full_disk_is_not_a_failed_trial(run, tmp_path, training):
+def test_a_full_disk_or_lost_checkpoints_are_no_failed_trial(run, tmp_path, training):
     """The setting is not to blame, whether or not Orbax passes the disk's error number on."""
     full = os.strerror(errno.EDQUOT)
     errors = [OSError(errno.EDQUOT, full), ValueError(f"writing: {full}"), DiskFull(f"disk {full}")]
+    errors.append(RunError("every checkpoint is damaged"))
     training.errors = dict(enumerate(errors))
     for error in errors:
-        with pytest.raises(type(error), match=full):
+        with pytest.raises(type(error), match=str(error).rpartition("] ")[2]):
             run(ONE_TRIAL)
     assert not [*tmp_path.rglob("failed.json")]
     run(ONE_TRIAL)

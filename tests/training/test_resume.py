@@ -259,10 +259,14 @@ def damage_every_checkpoint(run):
     [
         (change_the_data, "the data changed since .*hash 0000", "the data changed"),
         (change_the_tokenizer, "tokenizer.json is not what was written .* trained", "is not what"),
-        (lose("config.json"), "checkpoints but no config.json: .*--fresh", "is no run directory"),
+        (
+            lose("config.json"),
+            "checkpoints but no config.json: .* delete the folder$",
+            "is no run directory",
+        ),
         (
             damage_every_checkpoint,
-            "every checkpoint in .* is damaged .*(step 9|found before).*--fresh",
+            "every checkpoint in .* is damaged .*(step 9|found before).*: delete .*, it is trained",
             "checkpoint of step 9 in .* is damaged",
         ),
     ],
@@ -285,7 +289,9 @@ def test_the_best_checkpoint_lost_is_an_error_at_once(tmp_path):
         train(runs.make_small(), tmp_path, stop=runs.stop_at(9))
     damage(tmp_path, 6)
     for _ in range(2):  # also when it has been set aside before
-        with pytest.raises(RunError, match=r"best checkpoint \(step 6\) is damaged.*--fresh"):
+        with pytest.raises(
+            RunError, match=r"best checkpoint \(step 6\) is damaged.*or delete .*, it is"
+        ):
             train(runs.make_small(), tmp_path)
     assert (tmp_path / "checkpoints" / "6.corrupt").is_dir()
 
