@@ -60,6 +60,21 @@ def describe_shortage(error: Exception) -> str:
     return ""
 
 
+REMEDIES = {
+    errno.EACCES: "ask its owner for the right to read and write it",
+    errno.ENOENT: "it was moved or deleted meanwhile, name its new place",
+    errno.EISDIR: "move that directory away",
+    errno.ENOTDIR: "move that file away",
+}
+
+
+def describe_path(error: Exception) -> str:
+    """Return one line for an error of the file system that says where it is, otherwise ""."""
+    if not isinstance(error, OSError) or error.errno not in REMEDIES or error.filename is None:
+        return ""
+    return f"{error.strerror}: {error.filename2 or error.filename}: {REMEDIES[error.errno]}"
+
+
 def did_you_mean(name: str, known: Iterable[str], shown: str = "{}") -> str:
     """Return "; did you mean X?" with the known name most like it, or "" if none is.
 

@@ -27,7 +27,14 @@ from sentiment_jax.config import recipes
 from sentiment_jax.config.schema import PROCEDURES, sweep_fields
 from sentiment_jax.config.stored import flatten, replace_settings, run_name
 from sentiment_jax.config.validation import validate
-from sentiment_jax.errors import InputError, Interrupted, RunError, describe_shortage, did_you_mean
+from sentiment_jax.errors import (
+    InputError,
+    Interrupted,
+    RunError,
+    describe_path,
+    describe_shortage,
+    did_you_mean,
+)
 from sentiment_jax.runtime import launch, processes, terminal
 
 HELP = """\
@@ -380,7 +387,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         return _fail(str(error) or "interrupted", 143)
     except Exception as error:
-        if reason := describe_shortage(error):
+        if reason := describe_shortage(error) or describe_path(error):
             return _fail(reason, 1)
         if processes.count() == 1:
             raise

@@ -320,3 +320,27 @@ def test_every_mode_that_trains_is_told_when_to_stop(mode, config, printed, monk
     settings = [config, "--config.cpu_devices=1", f"--workdir={tmp_path}"]
     printed(f"--mode={mode}", *settings, "--stop_after=7")
     assert told.call_args.kwargs["stop_after"] == 7
+
+
+def test_a_path_that_is_gone_or_another_users_is_one_line(monkeypatch, capsys, tmp_path):
+    """As of a run that is moved while it trains, or a folder in the place of a sweep's table."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+
+    def replace():
+        (tmp_path / "file").replace(tmp_path / "folder")
+
+    def deny():
+        raise PermissionError(errno.EACCES, "Permission denied", "run/lock")
+
+    for call, line in (
+        ((tmp_path / "moved" / "metrics.jsonl").open, "metrics.jsonl: it was moved or deleted"),
+        (replace, f"Is a directory: {tmp_path}/folder: move that directory away"),
+        ((tmp_path / "file" / "x").open, "file/x: move that file away"),
+        (deny, "Permission denied: run/lock: ask its owner for the right to read and write it"),
+    ):
+        monkeypatch.setattr(main, "parse", lambda arguments: None)
+        monkeypatch.setattr(main, "dispatch", call)
+        assert main.main() == 1
+        (shown,) = capsys.readouterr().err.splitlines()
+        assert shown.startswith("error: ") and line in shown

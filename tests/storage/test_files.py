@@ -43,6 +43,7 @@ def test_a_temporary_file_is_removed_at_once_or_by_the_next_command(tmp_path, mo
     ("text", "message"),
     [
         ('{"a": ', "result.json is not JSON"),
+        ("[" * 100_000, "result.json is not JSON"),
         ("[1]", "result.json has no sha256"),
         ('{"a": 1}', "result.json has no sha256"),
         ('{"a": 1, "sha256": null}', "result.json is not what was written"),
