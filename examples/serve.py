@@ -9,6 +9,7 @@ import html
 import json
 import os
 import re
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -18,7 +19,8 @@ import onnxruntime
 import tokenizers
 from starlette.requests import ClientDisconnect
 
-FOLDER, FILE = Path(os.environ["MODEL"]), os.environ.get("FILE", "model.onnx")
+FOLDER = Path(os.environ.get("MODEL") or sys.exit("set MODEL to the folder of an export to ONNX"))
+FILE = os.environ.get("FILE", "model.onnx")
 TEXTS, CHARACTERS, BYTES = 64, 20_000, 2_000_000  # the most of a request, a text, a body
 CONFIG = json.loads((FOLDER / "config.json").read_text("utf-8"))
 CLASSES = np.array([*CONFIG["id2label"].values()])

@@ -60,6 +60,12 @@ def post(address, body):
         return error.code, json.load(error)
 
 
+def test_without_a_folder_it_says_what_to_set():
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", "examples", "serve:app"]
+    ended = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert ended.stderr == "set MODEL to the folder of an export to ONNX\n"
+
+
 def test_its_classes_and_probabilities_are_those_of_predict(serve, finished):
     model = load_run(finished, calibrated=True)
     status, found = post(serve, json.dumps({"texts": TEXTS}).encode())

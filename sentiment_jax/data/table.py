@@ -146,7 +146,9 @@ def _read_file(
             return [(prefix + name, texts[name], name.partition("/")[0]) for name in texts]
         raw = regular(root).read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the table {path}: {error.strerror}: name a file") from None
+        flag = "--input" if flags == "--" else f"{flags}{prefix.replace(' ', '_')}path"
+        problem = f"cannot read the table {path}: {error.strerror}"
+        raise InputError(f"{problem}: name a file by {flag}") from None
     labels = split_names(data.label_columns) or (data.label_column,)
     table = read_table(raw, path, (data.text_column, *labels), data, flags=flags)
     if not table.rows:

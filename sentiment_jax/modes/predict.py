@@ -54,7 +54,8 @@ class TextSource:
             name = f".{output.name}.{socket.gethostname()}."  # of what `replacing` writes
             tempfile.NamedTemporaryFile(prefix=name, dir=output.parent).close()
         except OSError as error:
-            raise InputError(f"cannot write --output={output}: {error.strerror}") from error
+            problem = f"cannot write --output={output}: {error.strerror}"
+            raise InputError(f"{problem}: name another by --output") from error
 
     def read(self, data: DataConfig) -> Table:
         """Read the texts, and the other cells of a table; column and form are a run's."""

@@ -118,6 +118,8 @@ class Checkpoints:
             folder = _folders(self.directory)[step]
             expected = read_json(folder / MANIFEST)["files"]
             found = _hashes(folder)
+        except PermissionError:
+            raise  # another user's may be whole
         except (InputError, KeyError, OSError):
             return f"{MANIFEST} is missing or unreadable"
         damaged = [name for name, checksum in expected.items() if found.get(name) != checksum]

@@ -88,6 +88,8 @@ def read_json(path: Path, remedy: str = "put that file back") -> dict[str, Any]:
     """Read a file that `write_json` wrote; InputError if anything in it has changed since."""
     try:
         value = json.loads(regular(path).read_text(encoding="utf-8"))
+    except PermissionError:
+        raise  # the file may be whole: no remedy that replaces it
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}: {remedy}") from error
     except (ValueError, RecursionError) as error:
@@ -118,6 +120,8 @@ def check_checksum(path: Path, register: Mapping[str, Any], remedy: str) -> None
     """Raise InputError, with the remedy, unless a file has the sha256 that its register holds."""
     try:
         found = file_sha256(path)
+    except PermissionError:
+        raise
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}: {remedy}") from error
     if found != register.get(f"{path.stem}_sha256"):

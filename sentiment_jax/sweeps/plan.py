@@ -175,7 +175,8 @@ class Sweep:
         """Return the winner's best seed by validation; InputError: there is no winner yet."""
         *_, trials = self.rounds()
         best = best_finished(trials)
-        if best is None or best.round != FINAL:
+        unfinished = any(trial.status == "open" for trial in trials)
+        if best is None or best.round != FINAL or unfinished:
             raise InputError(
                 f"{self.directory} is a sweep without a winner yet: let its command end"
             )

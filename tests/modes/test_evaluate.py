@@ -77,7 +77,7 @@ def test_predictions_are_written_beside_the_labels_where_asked(finished, tmp_pat
         (["--input={}", "--output=a.txt"], "end its name in .csv, .tsv or .jsonl"),
         (["--input=-"], "--input names a file"),
         (["--input={}", "--split=val"], "goes without --split"),
-        (["--input=absent.csv"], "cannot read the table absent.csv"),
+        (["--input=absent.csv"], "absent.csv: No such file or directory: name a file by --input"),
         (["--input={}", "--text_column=review"], "needs one column 'review'"),
     ],
 )

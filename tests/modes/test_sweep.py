@@ -71,9 +71,9 @@ def test_only_the_winner_is_scored_on_the_test_set(swept):
 def test_the_winner_is_the_run_that_a_sweep_stands_for(swept, sweep_copy, tmp_path):
     assert find_run(tmp_path) == tmp_path
     assert find_run(swept.directory).parent == swept.directory / "final"
-    for path in (sweep_copy / "final").glob("*/result.json"):
+    for path in (sweep_copy / "final").glob("*/result.json"):  # of the first seed, then of all
         path.unlink()
-    refuses("copy is a sweep without a winner yet", find_run, sweep_copy)
+        refuses("copy is a sweep without a winner yet", find_run, sweep_copy)
 
 
 SETTINGS = {  # any is an axis, beside the three of every sweep; as text from the command line

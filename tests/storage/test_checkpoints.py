@@ -1,3 +1,4 @@
+import errno
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from orbax.checkpoint import v1
 
 from sentiment_jax.errors import DiskFull, InputError
 from sentiment_jax.runtime import devices
-from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints
+from sentiment_jax.storage import files
+from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints, steps_in
 from sentiment_jax.storage.run_directory import RunDirectory
 
 
@@ -102,6 +104,26 @@ def test_a_damaged_step_is_set_aside(filled, name, damage):
     assert (filled / "40.corrupt").is_dir()
     save(checkpoints, 50, best=10)
     assert Checkpoints(filled).steps == [10, 30, 50]
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "bookkeeping/metadata"])
+def test_a_step_that_another_user_wrote_for_himself_is_not_called_damaged(
+    filled, monkeypatch, name
+):
+    """Nor is it set aside, and nothing says to replace it: it may be whole."""
+
+    def deny(path, regular=files.regular):
+        if path == filled / "40" / name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return regular(path)
+
+    monkeypatch.setattr(files, "regular", deny)
+    for read_only in (True, False):
+        with pytest.raises(PermissionError, match=name):
+            Checkpoints(filled, read_only=read_only).fault(40)
+    assert steps_in(filled) == [10, 30, 40]
+    with pytest.raises(PermissionError, match=name):
+        files.check_checksum(filled / "40" / name, {}, "delete it")
 
 
 def test_what_is_no_checkpoint_is_ignored_and_named(filled):

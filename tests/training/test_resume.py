@@ -351,7 +351,7 @@ def immutable(*parts):
 @pytest.mark.parametrize(
     ("changes", "patch", "message"),
     [
-        ({"data.source": "csv", "data.path": "a.csv"}, (), "cannot read the table a.csv"),
+        ({"data.source": "csv", "data.path": "a.csv"}, (), "No such file .* by --config.data.path"),
         ({"batch_size": 4096}, (), "batch_size=4096 is larger than"),
         ({}, (resume, "initializer", FULL), "all is used"),
         ({}, immutable("9"), "over: .*/9: Operation not permitted; nothing"),
