@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from sentiment_jax.models.outputs import SOFTMAX, Softmax
-from sentiment_jax.training.objectives.contrastive import classify_and_contrast
-from sentiment_jax.training.objectives.objective import Batch
+from sentiment_jax.training.objectives.contrastive import contrastive_loss
+from sentiment_jax.training.objectives.objective import Batch, classify, classify_with_features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,13 @@ class Classification:
         """Return the sums over the batch's valid rows."""
         weights = batch["weights"]
         dropout = None if deterministic else key
-        logits, added = classify_and_contrast(
-            model, params, batch, dropout, weight=self.contrastive
-        )
+        added = {}
+        if self.contrastive:
+            logits, features = classify_with_features(model, params, batch, dropout)
+            losses = contrastive_loss(features, batch["labels"], weights)
+            added = {"contrastive": self.contrastive * jnp.sum(losses)}
+        else:
+            logits = classify(model, params, batch, dropout)
         losses, correct = self.output.score(logits, batch, self.class_weights)
         return {
             "loss": jnp.sum(losses * weights),

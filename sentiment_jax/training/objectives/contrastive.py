@@ -4,14 +4,10 @@ Khosla et al. (2020), https://arxiv.org/abs/2004.11362; for the fine-tuning of e
 al. (2021), https://arxiv.org/abs/2011.01403.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
-
-from sentiment_jax.training.objectives.objective import Batch, classify, classify_with_features
 
 TEMPERATURE = 0.1
 EXACT = jax.lax.Precision.HIGHEST
@@ -40,14 +36,3 @@ def contrastive_loss(
     same = others & jnp.all(labels[:, None] == labels[None], axis=-1)
     total = jnp.sum(jnp.where(same, -log_shares, 0.0), axis=-1)
     return weights * total / jnp.maximum(jnp.sum(same, axis=-1), 1)
-
-
-def classify_and_contrast(
-    model: nn.Module, params: Any, batch: Batch, dropout: Array | None, weight: float
-) -> tuple[Array, dict[str, Array]]:
-    """Return the logits [batch, classes] and, with a weight, the sum of the contrastive loss."""
-    if not weight:
-        return classify(model, params, batch, dropout), {}
-    logits, features = classify_with_features(model, params, batch, dropout)
-    losses = contrastive_loss(features, batch["labels"], batch["weights"])
-    return logits, {"contrastive": weight * jnp.sum(losses)}
