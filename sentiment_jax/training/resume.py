@@ -1,14 +1,11 @@
 """Where a run begins: its newest good checkpoint, or parameters that are random or pretrained."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
-from jaxtyping import Float32
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.errors import RunError
@@ -89,19 +86,14 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
     )
     start = ARCHITECTURES[model.name].start
     if start and source.config.model.name != model.name:
-        frequencies = _word_frequencies(run)
+        directory = RunDirectory(run)  # of a pre-training
+        remedy = "put that file back, or pre-train again"
+        frequencies = read_array(directory.frequencies, read_json(directory.env), remedy)
         train = experiment.encoded["train"]
         odds = experiment.kind.odds(train.labels)
-        first = start(params, frequencies, train.token_ids, train.offsets, odds)
+        first = start(params, frequencies[:, None], train.token_ids, train.offsets, odds)
         params = jax.tree.map(jnp.asarray, first)
     return params, report
-
-
-def _word_frequencies(run: Path) -> Float32[np.ndarray, "vocabulary 1"]:
-    """Return how frequent each word and n-gram is in the text of a pre-training."""
-    directory = RunDirectory(run)
-    remedy = "put that file back, or pre-train again"
-    return read_array(directory.frequencies, read_json(directory.env), remedy)[:, None]
 
 
 def abstract_state(experiment: Experiment) -> Any:
