@@ -33,7 +33,7 @@ from sentiment_jax.training.experiment import Experiment, Validation
 from sentiment_jax.training.optimizers import make_schedule
 from sentiment_jax.training.progress import NO_SUMS, Fitted, Progress, averages
 from sentiment_jax.training.resume import open_checkpoints, restore
-from sentiment_jax.training.run import FirstParams, Run, begin, first_params
+from sentiment_jax.training.run import Run, begin, first_params
 from sentiment_jax.training.steps import TrainState, create_state
 from sentiment_jax.training.trained_model import thresholds_of
 
@@ -133,14 +133,14 @@ def fit(
       RunError: every checkpoint is damaged, or the best one.
     """
     assert "test" not in experiment.encoded, "a training is given no test split"
-    first = first_params(run, experiment) if cross_validated else begin(run, experiment)
-    training, state, progress = _open(run, experiment, first, epochs or experiment.epochs)
-    first = dataclasses.replace(first, params=None)  # not twice in memory
+    params, report = first_params(run, experiment) if cross_validated else begin(run, experiment)
+    training, state, progress = _open(run, experiment, params, epochs or experiment.epochs)
+    del params  # not twice in memory
     progress = progress.replace(compile_seconds=progress.compile_seconds + compile_seconds)
     if tensorboard and processes.is_main():
         training.log.open_events(run.directory.tensorboard, run.cleanup)
-    console.describe_training(run.directory, experiment, training.epochs, progress, first.report)
-    if progress.step == 0 and probe.is_wanted(experiment, first.report):
+    console.describe_training(run.directory, experiment, training.epochs, progress, report)
+    if progress.step == 0 and probe.is_wanted(experiment, report):
         state, progress = _start_from_probe(training, state, progress)
     compiled: set[Any] = set()  # shapes of the steps' tokens
     patience = experiment.config.early_stopping_patience
@@ -158,7 +158,7 @@ def fit(
 
 
 def _open(
-    run: Run, experiment: Experiment, first: FirstParams, epochs: int
+    run: Run, experiment: Experiment, first: Any, epochs: int
 ) -> tuple[Training, TrainState, Progress]:
     """Return the newest good checkpoint's state and progress, or those before the first step."""
     with progress_bar(None, "preparing the model"):
@@ -179,11 +179,9 @@ def _open(
     return training, state, progress
 
 
-def _start(
-    experiment: Experiment, first: FirstParams
-) -> tuple[TrainState, Progress, list[dict[str, Any]]]:
+def _start(experiment: Experiment, first: Any) -> tuple[TrainState, Progress, list[dict[str, Any]]]:
     """Return the state before the first step."""
-    params = jax.tree.map(jnp.asarray, first.params)
+    params = jax.tree.map(jnp.asarray, first)
     state = create_state(params, experiment.config.optimizer, experiment.config.seed)
     return devices.place(state, experiment.mesh), Progress(), []
 

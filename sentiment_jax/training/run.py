@@ -95,27 +95,19 @@ def tokenizer_of(run: Run) -> Any:
     return load_run_tokenizer(run.directory) if run.start is Start.RESUMED else None
 
 
-@dataclasses.dataclass(frozen=True)
-class FirstParams:
-    """Where the steps begin: parameters, None if a checkpoint has them, and what they are from."""
-
-    params: Any
-    report: LoadReport | None
-
-
-def first_params(run: Run, experiment: Experiment) -> FirstParams:
-    """Return the first parameters, unless the run resumes at a checkpoint."""
+def first_params(run: Run, experiment: Experiment) -> tuple[Any, LoadReport | None]:
+    """Return the first parameters, None if a checkpoint has them, and what they are from."""
     if run.start is Start.RESUMED and steps_in(run.directory.checkpoints):
-        return FirstParams(None, None)
+        return None, None
     with terminal.progress_bar(None, "preparing the model"):
         params, report = initial_params(experiment)
     if run.sources is not None:  # they may have been replaced since the folds began
         check_same_sources(run.config, run.directory, list(run.sources))
-    return FirstParams(jax.device_get(params), report)
+    return jax.device_get(params), report
 
 
-def begin(run: Run, experiment: Experiment) -> FirstParams:
-    """Record the run: from now on it is in its directory. Return its first parameters.
+def begin(run: Run, experiment: Experiment) -> tuple[Any, LoadReport | None]:
+    """Record the run: from now on it is in its directory. Return its `first_params`.
 
     An earlier run is removed only now, when nothing can fail on reading any more.
     """
