@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sentiment_jax.config.schema import Config, DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.dataset import Dataset, load_dataset, make_dataset
 from sentiment_jax.data.imdb import read_folder, read_tfds
 from sentiment_jax.data.table import read_table
@@ -76,13 +76,6 @@ def _join(labeled: Texts, unlabeled: Texts = NOTHING) -> Texts:
         labels=np.repeat(np.eye(2, dtype=bool), [len(labeled), len(unlabeled)], axis=0),
         classes=KINDS,
     )
-
-
-def training_dataset(config: Config) -> Dataset:
-    """Return what a run of a config learns from: labeled texts, in pre-training unlabeled text."""
-    if config.pretrain.objective:
-        return load_text(config.data, config.pretrain.text, config.pretrain.unlabeled)
-    return load_dataset(config.data)
 
 
 def unlabeled_texts(data: DataConfig, path: str = "") -> Texts:

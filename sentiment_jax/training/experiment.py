@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config, EncoderConfig
 from sentiment_jax.data import batches, tokenization
-from sentiment_jax.data.dataset import Dataset
+from sentiment_jax.data.dataset import Dataset, load_dataset
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.texts import Texts
-from sentiment_jax.data.unlabeled import training_dataset
+from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.huggingface import hub
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime.terminal import progress_bar
@@ -147,6 +147,8 @@ def make_tokenizer(config: Config, dataset: Dataset) -> Tokenizer:
 
 
 def read_dataset(config: Config) -> Dataset:
-    """Read what a config learns from: labeled texts, or unlabeled text."""
+    """Read what a run of a config learns from: labeled texts, in pre-training unlabeled text."""
     with progress_bar(None, "reading texts"):
-        return training_dataset(config)
+        if config.pretrain.objective:
+            return load_text(config.data, config.pretrain.text, config.pretrain.unlabeled)
+        return load_dataset(config.data)

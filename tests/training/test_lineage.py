@@ -11,13 +11,14 @@ import runs
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import make_frozen, replace_settings
 from sentiment_jax.data.dataset import load_dataset
-from sentiment_jax.data.unlabeled import NOTHING, training_dataset, unlabeled_texts
+from sentiment_jax.data.unlabeled import NOTHING, unlabeled_texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_array, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.experiment import read_dataset
 from sentiment_jax.training.lineage import (
     learned_text,
     short_hashes,
@@ -54,7 +55,7 @@ def make_run(tmp_path):
 
     def make_run(name, data, **changes):
         config = make_config(data, **changes)
-        text = training_dataset(config).splits["train"]
+        text = read_dataset(config).splits["train"]
         unlabeled = unlabeled_texts(data, config.pretrain.text) if data.teacher else NOTHING
         labels = (NOTHING, text) if config.pretrain.objective else (text, unlabeled)
         run = RunDirectory(tmp_path / name)
