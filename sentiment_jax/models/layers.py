@@ -73,23 +73,19 @@ def product_precision(dtype: str, operands: DTypeLike = "float32") -> jax.lax.Pr
     return jax.lax.Precision.HIGHEST if exact else None
 
 
-def embed_positions(
-    embed: Callable[[Array], Array],
-    tokens: NgramTokens,
-    weigh: Callable[[Array], Array] = lambda token_ids: token_ids > 0,
-) -> Vectors:
+def embed_positions(embed: Callable[[Array], Array], tokens: NgramTokens) -> Vectors:
     """Return each position's vector: the embeddings of its word and n-grams, summed.
 
-    A third axis of ids holds a word and the n-grams that begin there, 0 for none, each with its
-    factor from `weigh`; without it there are words only. Floating-point tokens are the vectors
-    themselves: integrated gradients differentiate with respect to them.
+    A third axis of ids holds a word and the n-grams that begin there, 0 for none; without it there
+    are words only. Floating-point tokens are the vectors themselves: integrated gradients
+    differentiate with respect to them.
     """
     if jnp.issubdtype(tokens.dtype, jnp.floating):
         return tokens
     vectors = embed(tokens)
     if tokens.ndim == 2:
         return vectors
-    return jnp.sum(vectors * weigh(tokens)[..., None], axis=2)
+    return jnp.sum(vectors * (tokens > 0)[..., None], axis=2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
