@@ -297,14 +297,9 @@ def _split(text: str, separator: str, quote: str) -> tuple[list[str], dict[int, 
             if len(cells := line or [""]) == len(header):  # a blank line of one column is a cell
                 rows[number] = cells
             elif line:
-                listed = (
-                    f"{len(header)} ({', '.join(header)[:80]}): quote texts that hold {separator!r}"
-                )
-                return (
-                    header,
-                    rows,
-                    f"row {number}: {len(line)} cells where the header has {listed}",
-                )
+                problem = f"row {number}: {len(line)} cells where the header has {len(header)}"
+                remedy = f"quote texts that hold {separator!r}"
+                return header, rows, f"{problem} ({', '.join(header)[:80]}): {remedy}"
     except csv.Error as error:
         return header, rows, f"after row {number}: {error}: check or double the quotes"
     return header, rows, ""
