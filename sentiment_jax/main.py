@@ -322,11 +322,7 @@ def _predict(workdirs: list[Path]) -> None:
         explain_run(workdirs[0], source, _output(), LABEL.value)
     else:
         predict_runs(
-            workdirs,
-            source,
-            _output(),
-            calibrated=CALIBRATED.value,
-            at_least=AT_LEAST.value,
+            workdirs, source, _output(), calibrated=CALIBRATED.value, at_least=AT_LEAST.value
         )
 
 

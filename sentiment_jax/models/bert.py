@@ -43,11 +43,7 @@ class BertClassifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        tokens: Shaped[Array, "rows length *vectors"],
-        extent: Extent,
-        *,
-        deterministic: bool,
+        self, tokens: Shaped[Array, "rows length *vectors"], extent: Extent, *, deterministic: bool
     ) -> Logits:
         """Return the logits of texts, one in each row or several."""
         places = extent.positions if isinstance(extent, Packing) else None

@@ -198,10 +198,7 @@ def output_columns(table: Table, config: Config, output: Path | None) -> list[st
 
 
 def predict_table(
-    models: Sequence[TrainedModel],
-    table: Table,
-    output: Path | None = None,
-    at_least: float = 0.0,
+    models: Sequence[TrainedModel], table: Table, output: Path | None = None, at_least: float = 0.0
 ) -> None:
     """Print row, prediction, probabilities and warning as CSV, or write them beside the input."""
     config = models[0].config

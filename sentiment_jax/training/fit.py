@@ -252,11 +252,7 @@ def _dispatch(
 
 
 def _account(
-    training: Training,
-    progress: Progress,
-    metrics: dict[str, jax.Array],
-    clock: float,
-    bar: Any,
+    training: Training, progress: Progress, metrics: dict[str, jax.Array], clock: float, bar: Any
 ) -> tuple[Progress, float]:
     """Wait for the metrics of a step and add them up; also return the time."""
     sums = {name: float(value) for name, value in jax.device_get(metrics).items()}
