@@ -21,15 +21,9 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage import files
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import compilation, console
+from sentiment_jax.training import compilation, console, results
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.fit import fit
-from sentiment_jax.training.results import (
-    describe_result,
-    finish,
-    print_validation,
-    restore_predictions,
-)
 from sentiment_jax.training.run import Run, open_run, tokenizer_of
 from sentiment_jax.training.tasks.classification import score_held_out
 from sentiment_jax.training.trained_model import thresholds_of
@@ -70,24 +64,24 @@ def cross_validate(run: Run, experiment: Experiment, folds: Sequence[Split]) -> 
     """Train a model per fold, and score each text by the model that has not seen it."""
     texts = experiment.texts["train"]
     probabilities = np.zeros((len(texts), len(experiment.classes)), np.float32)
-    results = []
+    finished = []
     for number, fold in enumerate(folds, start=1):
         directory = RunDirectory(run.directory.folds / str(number))
         result, probabilities[fold[1]] = _train_fold(run, experiment, directory, fold)
         if processes.is_main():
             shutil.rmtree(directory.checkpoints, ignore_errors=True)  # the size of many models
-        results.append(result)
+        finished.append(result)
         epoch = f"epoch {result['best_epoch']}"
         console.print_scores(f"fold {number}/{len(folds)}", result["val"], epoch)
     scores, more = score_held_out(experiment, texts.labels, probabilities)
     config = experiment.config
     thresholds = thresholds_of(config, more)
     write_predictions(run.directory, "val", texts, probabilities, config, thresholds)
-    of_folds = [result["val"] | {"best_epoch": result["best_epoch"]} for result in results]
+    of_folds = [result["val"] | {"best_epoch": result["best_epoch"]} for result in finished]
     return CrossValidated(
         entries={**scores, **more, "folds": of_folds},
-        epochs=statistics.median_low(result["best_epoch"] for result in results),
-        seconds=sum(result["train_seconds"] for result in results),
+        epochs=statistics.median_low(result["best_epoch"] for result in finished),
+        seconds=sum(result["train_seconds"] for result in finished),
     )
 
 
@@ -114,9 +108,9 @@ def _train_fold(
         else:
             seconds = compilation.check_memory(experiment)
             fitted = fit(part, experiment.without_test(), compile_seconds=seconds)
-            restore_predictions(part.directory, experiment, fitted)
-            result = finish(part.directory, describe_result(experiment, fitted))
-            print_validation(experiment, result)
+            results.restore_predictions(part.directory, experiment, fitted)
+            result = results.finish(part.directory, results.describe_result(experiment, fitted))
+            results.print_validation(experiment, result)
     env = files.read_json(directory.env, remedy)
     return result, files.read_array(directory.probabilities, env, remedy)
 
