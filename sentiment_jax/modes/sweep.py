@@ -36,7 +36,7 @@ from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.directories import open_own
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, format_value, in_words
 from sentiment_jax.training import checks
-from sentiment_jax.training.cross_validation import check_sizes, draw_folds
+from sentiment_jax.training.cross_validation import draw_folds
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.run import Run, open_run, prepare, tokenizer_of
 from sentiment_jax.training.signals import Stop
@@ -98,8 +98,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     else:
         checks.check_sources(new.config)
     experiment = task_of(new.config).prepare(new.config)
-    folds = draw_folds(experiment.config.data, experiment.texts)
-    check_sizes(experiment, folds, max(new.axes["batch_size"]))
+    draw_folds(experiment, max(new.axes["batch_size"]))
     data_hash = experiment.statistics["data_hash"]
     if not begun:
         dataclasses.replace(new, data_hash=data_hash, command=run_directory.command_line()).write()

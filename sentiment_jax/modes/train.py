@@ -18,12 +18,7 @@ from sentiment_jax.runtime.terminal import print_line
 from sentiment_jax.storage.metrics_log import check_tensorboard, read_metrics
 from sentiment_jax.training import checks, compilation, console, results
 from sentiment_jax.training.advice import advise
-from sentiment_jax.training.cross_validation import (
-    CrossValidated,
-    check_sizes,
-    cross_validate,
-    draw_folds,
-)
+from sentiment_jax.training.cross_validation import CrossValidated, cross_validate, draw_folds
 from sentiment_jax.training.distillation import label_with_teachers
 from sentiment_jax.training.experiment import Experiment, Task
 from sentiment_jax.training.fit import AfterEpoch, fit
@@ -74,8 +69,7 @@ def complete(
     after_epoch: Sequence[AfterEpoch] = (),
 ) -> dict[str, Any]:
     """Train on these data to the end of a run; unless it is `tested`, leave the test set alone."""
-    folds = draw_folds(experiment.config.data, experiment.texts)
-    check_sizes(experiment, folds, experiment.config.batch_size)
+    folds = draw_folds(experiment, experiment.config.batch_size)
     experiment = label_with_teachers(experiment, run.stop)
     with terminal.progress_bar(None, "checking the memory"):
         compile_seconds = compilation.check_memory(experiment)
@@ -189,8 +183,7 @@ def dry_run(recipe: ConfigDict, task: Task | None = None) -> None:
         checks.check_batch_sizes(config)
         checks.check_sources(config)
         experiment = task.prepare(config)
-    folds = draw_folds(experiment.config.data, experiment.texts)
-    check_sizes(experiment, folds, config.batch_size)
+    draw_folds(experiment, config.batch_size)
     print_steps(experiment)
     compilation.check_memory(experiment)
 

@@ -7,16 +7,15 @@ before the first fold. Its probabilities are kept as an array, its checkpoints a
 import dataclasses
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.dataset import make_dataset
 from sentiment_jax.data.predictions import write_predictions
-from sentiment_jax.data.texts import Split, Texts, fold_splits
+from sentiment_jax.data.texts import Split, fold_splits
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage import files
@@ -29,25 +28,21 @@ from sentiment_jax.training.tasks.classification import score_held_out
 from sentiment_jax.training.trained_model import thresholds_of
 
 
-def draw_folds(data: DataConfig, splits: Mapping[str, Texts]) -> list[Split]:
+def draw_folds(experiment: Experiment, batch_size: int) -> list[Split]:
     """Return the folds of the training split; none if the config asks for none.
 
-    InputError: there are too few texts.
+    InputError: too few texts, or a batch would hold more than those of a training, or of a fold.
     """
-    if not data.folds:
-        return []
-    train = splits["train"]
-    return fold_splits(train, data.folds, seed=data.split_seed, grouped=data.group_duplicates)
-
-
-def check_sizes(experiment: Experiment, folds: Sequence[Split], batch_size: int) -> None:
-    """Raise InputError if a batch would hold more than the texts of a training, or of a fold."""
-    if not experiment.config.optimizer.takes_steps:
-        return
+    data = experiment.config.data
+    folds = []
+    if data.folds:
+        train = experiment.texts["train"]
+        folds = fold_splits(train, data.folds, seed=data.split_seed, grouped=data.group_duplicates)
     held_out = max((len(rows) for _, rows in folds), default=0)
     texts = len(experiment.encoded["train"]) - held_out
-    if batch_size > texts:
+    if experiment.config.optimizer.takes_steps and batch_size > texts:
         raise InputError(f"{batch_size=} is larger than the {texts} training texts: lower it")
+    return folds
 
 
 @dataclasses.dataclass(frozen=True)
