@@ -229,7 +229,9 @@ def test_linear_is_chosen_where_it_is_level_and_predicts(changes, tmp_path, caps
     assert read_json(model.workdir / "result.json")["test"]["accuracy"] == 1
 
 
-@pytest.mark.parametrize("place", [*PLACES, "the test"])
+@pytest.mark.parametrize(
+    "place", [*PLACES[:2], pytest.param(PLACES[2], marks=pytest.mark.slow), "the test"]
+)
 def test_a_stopped_comparison_goes_on(place, compared, changes, tmp_path, monkeypatch):
     directory, table, _ = compared
     work = tmp_path / "work"

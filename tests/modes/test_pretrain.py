@@ -297,7 +297,7 @@ def names_in(folder):
         return {re.sub(r"layer\.\d", "layer", name) for name in file.keys()}  # noqa: SIM118
 
 
-@pytest.mark.parametrize("name", ["bert", "electra"])
+@pytest.mark.parametrize("name", ["bert", pytest.param("electra", marks=pytest.mark.slow)])
 def test_an_export_has_the_tensors_that_pytorch_has(name, pretrained, load, tmp_path):
     fixture = {"bert": "bert_masked", "electra": "electra_replaced"}[name]
     opener = {"bert": "AutoModelForMaskedLM", "electra": "AutoModelForPreTraining"}[name]

@@ -126,6 +126,7 @@ def test_a_training_names_each_stage(command, tmp_path):
     assert -1 not in positions and positions == sorted(positions), positions
 
 
+@pytest.mark.slow
 def test_ctrl_c_that_ends_the_reader_as_well_saves(tmp_path):
     """As `2>&1 | tee log` does: Ctrl-C reaches tee too, and tee ends first."""
     workdir = tmp_path / "run"

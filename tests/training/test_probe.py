@@ -97,7 +97,7 @@ def states_of(folder, config, encoded):
     ("name", "pooling", "layers", "class_weights"),
     [
         ("bert", "mean", 4, "none"),  # there are fewer
-        ("bert", "first", 2, "none"),
+        pytest.param("bert", "first", 2, "none", marks=pytest.mark.slow),
         ("electra", "first", 1, "balanced"),
         ("modernbert", "mean", 2, "none"),
     ],
