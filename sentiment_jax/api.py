@@ -11,6 +11,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -190,6 +191,8 @@ class Model:
         for a missing or unreadable text carries a `warning`. A class whose probability is not
         `at_least` this one is left empty. InputError: a value is no text.
         """
+        if not 0 <= at_least <= 1:
+            raise InputError(f"at_least={at_least!r}: a probability, 0 to 1, is expected")
         texts, index = self._texts(texts)
         probabilities, warnings = predict.predict([self._cast], texts)
         names = prediction_columns(self.config)
@@ -205,12 +208,13 @@ class Model:
         probabilities, _ = predict.predict([self._cast], self._texts(texts)[0])
         return probabilities
 
-    def explain(self, text: Any, label: str = "") -> Explanation:
+    def explain(self, text: Any, label: Any = None) -> Explanation:
         """Return each word's attribution to a class or label: integrated gradients.
 
-        Without a `label` it is the second one, which of two classes is the positive one.
+        `label` is its name, or what predictions show for it. Without one it is the second class,
+        which of two is the positive one.
         """
-        towards = find_class(label, self.classes) if label else 1
+        towards = 1 if label is None else find_class(_to_text(label, "the label"), self.classes)
         return integrated_gradients.explain(self._trained, _to_text(text, "the text"), towards)
 
     def evaluate(self, data: str | Labeled = "test") -> dict[str, Any]:
@@ -249,10 +253,10 @@ class Model:
 
 
 def _path(workdir: Any) -> Path:
-    try:
-        return Path(workdir).expanduser()
-    except TypeError:
-        raise InputError(f"workdir: a path is expected, not {type(workdir).__name__}") from None
+    if not isinstance(workdir, str | os.PathLike) or not os.fspath(workdir):
+        found = repr(workdir) if isinstance(workdir, str) else type(workdir).__name__
+        raise InputError(f"workdir: a path is expected, not {found}")
+    return Path(workdir).expanduser()
 
 
 def _to_text(value: Any, where: str) -> str:

@@ -212,8 +212,9 @@ def check_flags(mode: str) -> None:
         )
     if mode == "evaluate" and (INPUT.value == "-" or INPUT.value and flags.FLAGS["split"].present):
         raise InputError("--mode=evaluate: --input names a file, and goes without --split")
-    if TEXT_COLUMN.value is not None and INPUT.value is None:
-        raise InputError("--text_column names a column of --input=FILE")
+    for column in (TEXT_COLUMN, LABEL_COLUMN):
+        if column.value is not None and INPUT.value is None:
+            raise InputError(f"--{column.name} names a column of --input=FILE")
     if LABEL.value and not EXPLAIN.value:
         raise InputError(f"--label={LABEL.value} goes with --explain: the words behind that label")
     if EXPLAIN.value and AT_LEAST.value:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -90,6 +91,9 @@ def test_a_config_by_name_with_changes():
         with pytest.raises(InputError, match="hiden_size; did you mean model.hidden_size"):
             sentiment_jax.get_config("lstm", changes)
     refuses("epochs='many'", sentiment_jax.get_config, "lstm", epochs="many")
+    refuses("epochs=None: a value is needed", sentiment_jax.get_config, "lstm", epochs=None)
+    typed = sentiment_jax.get_config("lstm", {"epochs": np.int64(2), "data.path": Path("a.csv")})
+    assert (typed.epochs, typed.data.path) == (2, "a.csv")
 
 
 def test_predictions_are_those_of_the_command_line(model, capsys):
@@ -254,10 +258,24 @@ def test_a_test_file_of_the_config_is_used_beside_a_table(tmp_path):
 def test_an_argument_in_the_place_of_another_is_refused():
     table = pandas.DataFrame({"text": ["a"], "label": ["b"]})
     refuses("workdir: a path is expected, not DataFrame", api._path, table)  # of each function
+    refuses("workdir: a path is expected, not ''", api._path, "")  # the current folder
     choices = "class_weights='balance' is unknown, choose none, balanced; did you mean balanced"
     refuses(choices, sentiment_jax.get_config, "linear", class_weights="balance")
     refuses("epochs=0 must be >= 1", sentiment_jax.get_config, "linear", epochs=0)
     refuses("holds a NUL", sentiment_jax.get_config, "linear", {"data.path": "a\0.csv"})
+
+
+def test_a_class_is_explained_by_any_of_its_names(model):
+    assert model.predict("a good day").predicted[0] in (0, 1)
+    positive = model.explain("a good day").log_odds
+    for label, sign in ((0, -1), ("0", -1), (np.int64(0), -1), ("neg", -1), (1, 1), ("pos", 1)):
+        assert model.explain("a good day", label).log_odds == sign * positive
+    refuses("label '2' is none of this run", model.explain, "a good day", 2)
+
+
+def test_at_least_is_a_probability(model):
+    for wrong in (2, -0.1, float("nan")):
+        refuses(f"at_least={wrong}: a probability, 0 to 1", model.predict, "a good day", wrong)
 
 
 def test_a_column_may_be_the_index(model):

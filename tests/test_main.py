@@ -56,6 +56,7 @@ NO_DATA = "needs --config.data.path=reviews.csv, a table with columns text and l
         (f"{PREDICT} --text=x --input=y", "both were given, give one of --text"),
         (PREDICT, "--mode=predict: neither was given, give one of --text"),
         (f"{PREDICT} --text=x --text_column=y", "names a column of --input=FILE"),
+        ("--mode=evaluate --workdir=a --label_column=y", "--label_column names a column of --inp"),
         ("--mode=compare --workdir=a --text_column=y", "predict: write --config.data.text_column"),
         (f"{PREDICT} README.md", "did you mean --input=README.md"),
         (f"{PREDICT} --input=x --explain --output=y.csv", "y.csv: --explain writes"),

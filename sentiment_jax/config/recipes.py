@@ -2,12 +2,14 @@
 
 import copy
 import itertools
+import os
 import runpy
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -91,6 +93,8 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     values = flatten(changes)
     check_names(changed, values)
     for name, value in values.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
         try:
             changed.update_from_flattened_dict({name: value})
         except (TypeError, ValueError) as error:

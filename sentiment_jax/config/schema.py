@@ -70,6 +70,8 @@ class Setting:
             return f"{name}={value!r} is unknown, choose {', '.join(self.choices)}{near}"
         if isinstance(value, str) and "\0" in value:
             return f"{name}={value!r} holds a NUL"
+        if value is None and not self.inherited:
+            return f"{name}=None: a value is needed"
         if value is None or self.at_least is None:
             return ""
         if self.at_least <= value < self.below and value <= self.at_most and math.isfinite(value):

@@ -47,6 +47,7 @@ def number_labels(
         remedy = "remove these rows, or set data.label_separator if a text may have several or none"
         raise InputError(f"{data.path}: no label ({first_five(blank)}): {remedy}")
     names = split_names(data.labels)
+    _check_told_apart(names, data)
     groups: Sequence[tuple[str, ...]] = SPELLINGS
     if data.positive_labels:
         names = CLASSES
@@ -85,10 +86,7 @@ def _number_several(
     if not names:
         names = _find_names([of for _, of in spelled], [rows[i] for i, _ in spelled], data)
     class_of = {_key(name): i for i, name in enumerate(names)}
-    for i, name in enumerate(names):
-        if is_blank(key := _key(name)) or class_of[key] != i:
-            twin = "a label is not nan, and differs in more than case or .0"
-            raise InputError(f"{data.path}: label {name!r} can't be told from others: {twin}")
+    _check_told_apart(names, data)
     if others := [key for key in keys if key not in class_of]:
         counts = f"{data.path}: {len(others):,} labels are not among {first_five(names)}"
         if scored and not {*class_of} <= {*keys}:  # they may be spelled otherwise
@@ -99,6 +97,15 @@ def _number_several(
         if key in class_of:
             found[row, class_of[key]] = True
     return found, names
+
+
+def _check_told_apart(names: Sequence[str], data: DataConfig) -> None:
+    """Raise InputError if a name could be another's, or a gap's."""
+    keys = [_key(name) for name in names]
+    for i, name in enumerate(names):
+        if is_blank(keys[i]) or keys[i] in keys[:i]:
+            twin = "a label is not nan, and differs in more than case or .0"
+            raise InputError(f"{data.path}: label {name!r} can't be told from others: {twin}")
 
 
 def join_columns(cells: Sequence[str], row: str, data: DataConfig) -> str:
@@ -143,9 +150,11 @@ def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
 
 
 def find_class(label: str, classes: Sequence[str]) -> int:
-    """Return the number of a class or label by its name."""
-    spelled = [_key(name) for name in classes]
-    if (key := _key(label)) not in spelled:
+    """Return the number of a class or label by its name, or a spelling of negative or positive."""
+    key, spelled = _key(label), [_key(name) for name in classes]
+    if key in CLASS_OF and same_classes(tuple(classes), CLASSES):
+        return CLASS_OF[key]
+    if key not in spelled:
         raise InputError(f"label {label!r} is none of this run: choose {list_classes(classes)}")
     return spelled.index(key)
 

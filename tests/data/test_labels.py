@@ -174,6 +174,7 @@ def test_labels_that_cannot_be_classes_are_named():
             {"labels": "negative,positive"},
             "1 (5), 2 (5) do not fit the classes 0/n",
         ),
+        (["a", "b"] * 5, {"labels": "a,b,A"}, "label 'A' can't be told from others"),
         (["-1", "0", "1"] * 5, {"labels": "neg,pos"}, "do not fit the classes 0/neg/neg"),
         ([str(i / 8) for i in range(50)], {}, "regression is not supported: make few classes of"),
         (["a\x1b[2J", "b"] * 5, {}, r"'a\x1b[2J' cannot name a class"),
