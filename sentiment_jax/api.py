@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,9 +55,10 @@ def get_config(
     These are equal: `get_config("lstm", {"optimizer.name": "sgd"}, epochs=3)` and
     `get_config("lstm", epochs=3, optimizer={"name": "sgd"})`.
     """
-    config = override(read_recipe(str(recipe)), {**(changes or {}), **settings})
+    unchanged = read_recipe(str(recipe))
+    config = override(unchanged, {**(changes or {}), **settings})
     values = flatten(config)
-    problems = [rule.problem(n, values[n]) for n, rule in schema(config.model.name).items()]
+    problems = [rule.problem(n, values[n]) for n, rule in schema(unchanged.model.name).items()]
     if found := [*filter(None, problems)]:
         raise InputError(f"config: {'; '.join(found)}")
     return config
@@ -280,7 +281,8 @@ def _to_text(value: Any, where: str) -> str:
 
 def _to_texts(values: Any, name: str, separator: str = "") -> list[str]:
     """Return a sequence of values, or of lists, as texts; InputError: it is no such one."""
-    if isinstance(values, str | bytes | Mapping | pandas.DataFrame) or not np.iterable(values):
+    others = str | bytes | Mapping | Set | pandas.DataFrame  # a set has no order
+    if isinstance(values, others) or not np.iterable(values):
         raise InputError(f"{name}: a list or a column is expected, not {type(values).__name__}")
     found = []
     for number, value in enumerate(values):

@@ -92,6 +92,7 @@ def test_a_config_by_name_with_changes():
             sentiment_jax.get_config("lstm", changes)
     refuses("epochs='many'", sentiment_jax.get_config, "lstm", epochs="many")
     refuses("epochs=None: a value is needed", sentiment_jax.get_config, "lstm", epochs=None)
+    refuses("model.name='brt' is unknown", sentiment_jax.get_config, "lstm", {"model.name": "brt"})
     typed = sentiment_jax.get_config("lstm", {"epochs": np.int64(2), "data.path": Path("a.csv")})
     assert (typed.epochs, typed.data.path) == (2, "a.csv")
 
@@ -146,6 +147,7 @@ TWO = pandas.DataFrame([["a", "b"]], columns=["text", "text"])
         ([pandas.Timestamp("2020-01-01")], "not this Timestamp"),
         (["a", {"b": 1}], "number 1: .* not this dict"),
         (None, "a list or a column is expected, not NoneType"),
+        ({"a", "b"}, "a list or a column is expected, not set"),
         (np.array("a"), "a list or a column is expected, not ndarray"),
     ],
 )
