@@ -1,6 +1,7 @@
 """Texts, normalized and hashed once; stratified, seeded splits that keep duplicates together."""
 
 import codecs
+import contextlib
 import hashlib
 import html
 import os
@@ -68,11 +69,16 @@ def read_files(root: Path, pattern: str, encoding: str | None = None) -> dict[st
 def decode(raw: bytes, name: str, encoding: str | None = None) -> str:
     """Decode UTF-8, or UTF-16 with a byte order mark, or else data.encoding (None: it has none).
 
-    The InputError names the line at fault.
+    Of bytes that are ASCII, as those of iso2022_jp are, data.encoding says more than UTF-8.
+
+    InputError: neither reads them; it names the line.
     """
     for first, kind in BINARY.items():
         if raw.startswith(first):
             raise InputError(f"{name} is {kind}: unpack it, or save it as a CSV file in UTF-8")
+    if encoding and raw.isascii():
+        with contextlib.suppress(LookupError, UnicodeError):
+            return raw.decode(encoding)
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     codec = "UTF-16" if wide else "UTF-8-SIG"
     try:

@@ -16,6 +16,7 @@ from sentiment_jax.analysis.records import Group, by_data, collect, hardware
 from sentiment_jax.config.schema import FEW_CLASSES
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.dataset import load_dataset
+from sentiment_jax.data.texts import Texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
@@ -115,18 +116,18 @@ def _mistakes(
 ) -> dict[str, pandas.DataFrame]:
     """Tabulate the hardest mistakes of each group: on the test texts and, of folds, the others."""
     found: dict[str, pandas.DataFrame] = {}
-    texts: dict[str, dict[str, str]] = {}  # by the order of the texts
+    texts: dict[Any, dict[str, str]] = {}  # by the ids and the order of the texts
     for group in tested:
         wrong = {"mistakes": models[group.name]}
         if "folds" in group.tested[0].content:
             wrong["labels"] = predictions.read_predictions(group.tested, "val")
-        order = models[group.name].order
-        if order not in texts:
-            texts[order] = find_texts(group.tested[0], with_text)
+        known = tuple((of.order, of.ids) for of in wrong.values())
+        if known not in texts:
+            texts[known] = find_texts(group.tested[0], with_text, [*wrong.values()])
         for name, predicted in wrong.items():
             frame = predictions.hardest_mistakes(predicted, MISTAKES)
-            if texts[order]:  # in the first column: a phone shows the left of a table
-                frame.insert(0, "text", frame["id"].map(texts[order]))
+            if texts[known]:  # in the first column: a phone shows the left of a table
+                frame.insert(0, "text", frame["id"].map(texts[known]))
             found[f"{group.name}-{name}"] = frame
     return found
 
@@ -150,21 +151,28 @@ def _strongest_words(tested: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     return {}
 
 
-def find_texts(trial: Trial, asked_for: bool) -> dict[str, str]:
-    """Return id -> text to show: of a table if it is still there, or of any data if asked for."""
+def find_texts(trial: Trial, asked_for: bool, predicted: Sequence[Predictions]) -> dict[str, str]:
+    """Return id -> text to show: of a table if it is still there, or of any data if asked for.
+
+    None is shown, or InputError if asked for, where the ids of what was `predicted` name others.
+    """
     if not (asked_for or trial.config.data.source == "csv"):
         return {}
     try:
         dataset = load_dataset(trial.config.data)
         if dataset.statistics["data_hash"] != trial.content["data_hash"]:
             raise InputError(f"the data changed since {trial.directory} was made")
+        splits = dataset.splits.values()
+        texts = {i: text for of in splits for i, text in zip(of.ids, of.texts, strict=True)}
+        for of in predicted:
+            if Texts.from_texts(texts.get(i, "") for i in of.ids).texts_hash != of.order:
+                raise InputError(f"the rows of the data moved since {trial.directory} was made")
     except InputError as error:
         if asked_for:
             raise
         terminal.warn(f"no texts are shown: {error}")
         return {}
-    splits = dataset.splits.values()
-    return {i: text for of in splits for i, text in zip(of.ids, of.texts, strict=True)}
+    return texts
 
 
 def _row(group: Group, trial: Trial) -> dict[str, Any]:

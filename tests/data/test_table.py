@@ -152,6 +152,9 @@ def test_a_table_that_is_not_utf_8_is_read_by_its_encoding(tmp_path):
         refuses(problem, read_texts, DataConfig("csv", str(path), encoding=encoding))
     path.write_bytes(raw.decode("cp1252").encode())  # UTF-8 goes before
     assert read_texts(DataConfig("csv", str(path), encoding="cp1252"))[0].texts == pool.texts
+    path.write_bytes(raw.decode("cp1252").replace("\xe9", "\u65e5").encode("iso2022_jp"))  # ASCII
+    texts = read_texts(DataConfig("csv", str(path), encoding="iso2022_jp"))[0].texts
+    assert texts == tuple(text.replace("\xe9", "\u65e5") for text in pool.texts)
     folder = path.parent / "texts" / "a"
     folder.mkdir(parents=True)
     (folder / "1.txt").write_bytes(b"caf\xe9")

@@ -119,6 +119,13 @@ def test_texts_of_a_table_are_shown_if_it_is_there(run_copy, write_page, tmp_pat
     for row in rows:
         assert row["text"] == reviews[int(row["id"].removeprefix("row ")) - 2]["text"]
     assert rows and capsys.readouterr().err == ""
+    header, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([header, *sorted(lines)]))
+    write_page(run_copy)
+    assert "text" not in read_table(tmp_path / "page" / "run-mistakes.csv")[0]
+    assert "no texts are shown: the rows of the data moved since" in capsys.readouterr().err
+    with pytest.raises(InputError, match="^the rows of the data moved since"):
+        write_page(run_copy, with_text=True)
     table.unlink()
     write_page(run_copy)
     assert "text" not in read_table(tmp_path / "page" / "run-mistakes.csv")[0]
