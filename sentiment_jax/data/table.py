@@ -322,9 +322,13 @@ def _to_json_lines(raw: bytes, name: str) -> str:
             frame = pandas.read_parquet(io.BytesIO(raw))
             if frame.index.names != [None]:  # it is a column, too
                 frame = frame.reset_index()
+            for column in frame.columns:
+                if pandas.api.types.infer_dtype(frame[column]) == "bytes":  # else letters get lost
+                    frame[column] = frame[column].str.decode("utf-8")
         else:
             file = io.BytesIO(raw)
-            found = pandas.read_excel(file, None, keep_default_na=False)  # NA is a text
+            as_found = {"dtype": object, "keep_default_na": False}  # 01 and NA are texts
+            found = pandas.read_excel(file, None, **as_found)
             (sheet, frame), *others = found.items()
             header = pandas.read_excel(file, header=None, nrows=1).to_numpy().ravel().tolist()
             twice = {column: f"{column}.0" for column in header if header.count(column) > 1}
