@@ -38,7 +38,10 @@ READABLE = ANY.filter(
 )
 # What may name a class, as our classes are spelled.
 LABELS = READABLE.map(_spell).filter(lambda of: of.isprintable() and not is_blank(of))
-SETS = st.lists(LABELS, min_size=2, max_size=4, unique_by=str.casefold)
+NUMERALS = st.sampled_from(["1", "01", "1.1", "1.10", "1e1", "10", "-0", "inf"])  # all are names
+SETS = st.one_of(
+    st.lists(of, min_size=2, max_size=4, unique_by=str.casefold) for of in (LABELS, NUMERALS)
+)
 
 
 def check(count, strategies, function):
