@@ -134,7 +134,8 @@ def _check_fit(
     others = {*keys} - class_of.keys()
     own = [float(key) for key in class_of if NUMBER.fullmatch(key) and class_of != CLASS_OF]
     between = all(own and min(own) < float(x) < max(own) for x in others if NUMBER.fullmatch(x))
-    labels = f"{data.path}, column {data.label_column!r}: the labels {_counted(keys)}"
+    shown = keys if len({*keys}) <= 5 else [key for key in keys if key in others] or keys
+    labels = f"{data.path}, column {data.label_column!r}: the labels {_counted(shown)}"
     if others and (absent or others & WORDS.keys() or not between):
         known = ["/".join(key for key in class_of if class_of[key] == i) for i in range(len(names))]
         problem = f"{labels} do not fit the classes {first_five(known)}"
@@ -222,12 +223,12 @@ def _hint_at_rating(names: Sequence[str], where: str) -> None:
 
 
 def _find_joined(labels: Collection[str]) -> tuple[str, str]:
-    """Return a label whose parts are labels, too, and the mark between them; or "" for both."""
+    """Return a list, or a label whose parts are labels, and the mark between them; or twice ""."""
     for mark in ",;|":
         parts = {of: [part.strip() for part in split_labels(of, mark)] for of in labels}
         alone = {of[0] for of in parts.values() if len(of) == 1}
         for label, of in parts.items():
-            if len(of) > 1 and alone.issuperset(of):
+            if len(of) > 1 and (alone.issuperset(of) or re.match(r"\[\s*['\"].*]$", label)):
                 return label, mark
     return "", ""
 
