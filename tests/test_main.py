@@ -258,6 +258,28 @@ def test_a_training_checks_its_directory_before_the_data(refused, tmp_path):
     assert "in use by pid " in line
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "train --config=linear",
+        "train --config=lstm:small",
+        "pretrain --config=lstm:pretrain",
+        "compare",
+        "sweep --config=linear",
+        "sweep --config=lstm:small --workers=2",
+    ],
+)
+def test_what_fails_before_it_begins_leaves_no_directory(printed, tmp_path, monkeypatch, mode):
+    """Neither the run's nor the one around it, and no lock."""
+    monkeypatch.setattr(startup, "start", lambda *_: None)  # JAX has its devices
+    (tmp_path / "a.csv").write_text("text,label\ngood,1\n")
+    file = "pretrain.text" if "pretrain" in mode else "data.path"
+    given = [f"--config.{file}={tmp_path}/a.csv", f"--workdir={tmp_path}/run"]
+    *_, line = printed(*f"--mode={mode}".split(), *given, code=2).splitlines()
+    assert line.startswith("error: ")
+    assert os.listdir(tmp_path) == ["a.csv"]
+
+
 DISK = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO]
 
 
