@@ -216,6 +216,7 @@ SLIPS = [
     (COLUMNS, ("text", "nan", "b"), {"data.label_columns": "nan,b"}, "label 'nan' can't be told"),
     (COLUMNS, ("text", "1.0", "1"), {"data.label_columns": "1.0,1"}, "label '1.0' can't be told"),
     (COLUMNS, ("text", "a", "A"), {"data.label_columns": "a,A"}, "label 'a' can't be told from"),
+    (COLUMNS, ("text", "a", "b;c"), {"data.label_columns": "a,b;c"}, ""),
     (COLUMNS, AB, {}, "needs one column 'label': .*or data.label_columns"),
     (COLUMNS, AB, OF_TWO, ""),
     ([(t, a == 1, b == 1) for t, a, b in COLUMNS], AB, OF_TWO, ""),
@@ -269,7 +270,8 @@ def test_slips(slip, tmp_path):
     else:
         pool, test = read()
         given = [*zip(*(of[1:] for of in cells), strict=True)]
-        assert [c.lower() for c in pool.classes] == (["a", "b"] if header else ["a", "b", "c"])
+        named = [*header[1:]] if header else ["a", "b", "c"]
+        assert [c.lower() for c in pool.classes] == named
         count = sum(of.labels[:, 0].sum() for of in (pool, test))
         assert count == (30 if header else 24) and len(pool) + len(test) == len(given[0])
 
@@ -450,6 +452,28 @@ def test_without_validation_the_thresholds_are_a_half(table, tmp_path):
     changes = {"data.validation_fraction": 0.0}
     result = train(make_config(table, **changes), tmp_path / "run")
     assert "thresholds" not in result and load_run(tmp_path / "run").thresholds == [0.5] * 3
+
+
+def test_of_many_labels_the_worst_are_shown_and_no_text_is_called_useless(tmp_path, capsys):
+    names = [f"label{i:02}" for i in range(12)]
+    cells = [
+        (
+            f"text {i} {names[i % 12] if i % 12 < 3 else 'x'}",
+            f"{names[i % 12]};{names[i // 12 % 12]}",
+        )
+        for i in range(288)
+    ]
+    cells += [("twice", "label00"), ("twice", "label01;label02")]
+    train(make_config(write_csv(tmp_path / "a.csv", cells)), run := tmp_path / "run")
+    shown, errors = capsys.readouterr()
+    assert "1 texts occur more than once, with different sets of labels" in errors
+    assert "nothing can be learned" not in errors
+    classes = read_json(run / "result.json")["metrics"]["test"]["classes"]
+    recall = sorted(of["recall"] for of in classes.values())
+    printed = re.findall(r"(label..): precision .*, recall (0\.\d+|1\.0+) of", shown)
+    assert [float(of) for _, of in printed] == pytest.approx(recall[:10], abs=1e-4)
+    assert recall[0] < recall[11] and [name for name, _ in printed] != names[:10]
+    assert "and 2 more classes, recall from" in shown
 
 
 def test_the_linear_baseline_is_one_model_per_label():
