@@ -233,6 +233,15 @@ def test_explains_a_finished_run(model, finished, tmp_path, capsys, monkeypatch)
         explain.explain_run(finished, TextSource(texts[:1]), tmp_path / "file" / "page.html")
 
 
+def test_a_headline_says_that_a_number_is_a_class(model, tmp_path, capsys):
+    data = dataclasses.replace(model.config.data, labels="1,2")
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, data=data))
+    explain.explain_texts(model, ["text 1"], ["good"], tmp_path / "page.html")
+    headline = r"text 1: class [12] +\d+\.\d %"
+    assert re.match(headline, capsys.readouterr().out)
+    assert re.search(f'<h2 id="1">{headline}', (tmp_path / "page.html").read_text())
+
+
 def test_two_hundred_explanations_are_a_small_page():
     text = "word " * 120
     explanations = []
