@@ -296,6 +296,8 @@ def _to_texts(values: Any, name: str, separator: str = "") -> list[str]:
 
 def _column(data: Any, name: str) -> pandas.Series:
     """Return a column of a table; InputError: there is none of that name, or several."""
+    if isinstance(data, Mapping) and any(map(pandas.api.types.is_scalar, data.values())):
+        raise InputError("the data: each column is a list: of one text, [text]")
     try:
         table = pandas.DataFrame(data, dtype=None if isinstance(data, pandas.DataFrame) else object)
     except (TypeError, ValueError) as error:

@@ -290,13 +290,8 @@ def _train(config: Any, workdir: Path) -> None:
         dry_run(config, PRETRAINING if pretrains else None)
         return
     learn = pretrain if pretrains else train
-    learn(
-        config,
-        workdir,
-        fresh=FRESH.value,
-        tensorboard=TENSORBOARD.value,
-        stop_after=STOP_AFTER.value,
-    )
+    until = STOP_AFTER.value
+    learn(config, workdir, fresh=FRESH.value, tensorboard=TENSORBOARD.value, stop_after=until)
 
 
 def _evaluate(workdirs: list[Path], changes: dict[str, Any]) -> None:
@@ -322,9 +317,8 @@ def _predict(workdirs: list[Path]) -> None:
 
         explain_run(workdirs[0], source, _output(), LABEL.value)
     else:
-        predict_runs(
-            workdirs, source, _output(), calibrated=CALIBRATED.value, at_least=AT_LEAST.value
-        )
+        limit = AT_LEAST.value
+        predict_runs(workdirs, source, _output(), calibrated=CALIBRATED.value, at_least=limit)
 
 
 def _sweep(config: Any, workdir: Path, changes: dict[str, Any]) -> None:
@@ -332,13 +326,8 @@ def _sweep(config: Any, workdir: Path, changes: dict[str, Any]) -> None:
 
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     given = {axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None}
-    sweep(
-        config,
-        workdir,
-        recipes.call_recipe(file, "get_sweep") | given,
-        overridden=changes,
-        stop_after=STOP_AFTER.value,
-    )
+    axes = recipes.call_recipe(file, "get_sweep") | given
+    sweep(config, workdir, axes, overridden=changes, stop_after=STOP_AFTER.value)
 
 
 def _output() -> Path | None:

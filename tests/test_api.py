@@ -139,7 +139,7 @@ TWO = pandas.DataFrame([["a", "b"]], columns=["text", "text"])
         ([7, 7.0, np.float32(7), 2.5, np.int8(7), True], ["7", "7", "7", "2.5", "7", "True"]),
         (["\ud800 good", "a\0b"], ["? good", "a\0b"]),
         (TWO, "need one column 'text': their columns are 'text', 'text'"),
-        ({"text": "abc"}, "the data must be a table"),
+        ({"text": "abc"}, "the data: each column is a list: of one text, "),
         ({"text": ["a", "b"], "label": [1]}, "the data must be a table"),
         ([b"\xff"], "number 0: a text, or one in UTF-8, is expected, not this bytes"),
         ([["a", "b"], ["c"]], "number 0: a text, or one in UTF-8, is expected, not this list"),
@@ -276,7 +276,7 @@ def test_a_class_is_explained_by_any_of_its_names(model):
 
 
 def test_at_least_is_a_probability(model):
-    for wrong in (2, -0.1, float("nan")):
+    for wrong in (2.0, -0.1, float("nan")):
         refuses(f"at_least={wrong}: a probability, 0 to 1", model.predict, "a good day", wrong)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -93,7 +92,7 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     values = flatten(changes)
     check_names(changed, values)
     for name, value in values.items():
-        value = value.item() if isinstance(value, np.generic) else value
+        value = value.item() if hasattr(value, "dtype") else value  # NumPy's
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         try:
             changed.update_from_flattened_dict({name: value})

@@ -319,7 +319,7 @@ def _to_json_lines(raw: bytes, name: str) -> str:
 
     try:
         if raw.startswith(PARQUET):
-            frame = pandas.read_parquet(io.BytesIO(raw))
+            frame = pandas.read_parquet(io.BytesIO(raw), dtype_backend="numpy_nullable")
             if frame.index.names != [None]:  # it is a column, too
                 frame = frame.reset_index()
             for column in frame.columns:
@@ -327,8 +327,8 @@ def _to_json_lines(raw: bytes, name: str) -> str:
                     frame[column] = frame[column].str.decode("utf-8")
         else:
             file = io.BytesIO(raw)
-            as_found = {"dtype": object, "keep_default_na": False}  # 01 and NA are texts
-            found = pandas.read_excel(file, None, **as_found)
+            # 01 and NA are texts.
+            found = pandas.read_excel(file, None, dtype=object, keep_default_na=False)
             (sheet, frame), *others = found.items()
             header = pandas.read_excel(file, header=None, nrows=1).to_numpy().ravel().tolist()
             twice = {column: f"{column}.0" for column in header if header.count(column) > 1}

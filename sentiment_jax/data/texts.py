@@ -69,9 +69,7 @@ def read_files(root: Path, pattern: str, encoding: str | None = None) -> dict[st
 def decode(raw: bytes, name: str, encoding: str | None = None) -> str:
     """Decode UTF-8, or UTF-16 with a byte order mark, or else data.encoding (None: it has none).
 
-    Of bytes that are ASCII, as those of iso2022_jp are, data.encoding says more than UTF-8.
-
-    InputError: neither reads them; it names the line.
+    Of ASCII bytes, as iso2022_jp's, it says more than UTF-8. InputError names the line at fault.
     """
     for first, kind in BINARY.items():
         if raw.startswith(first):

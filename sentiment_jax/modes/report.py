@@ -151,10 +151,10 @@ def _strongest_words(tested: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     return {}
 
 
-def find_texts(trial: Trial, asked_for: bool, predicted: Sequence[Predictions]) -> dict[str, str]:
+def find_texts(trial: Trial, asked_for: bool, shown: Sequence[Predictions]) -> dict[str, str]:
     """Return id -> text to show: of a table if it is still there, or of any data if asked for.
 
-    None is shown, or InputError if asked for, where the ids of what was `predicted` name others.
+    None is shown, or InputError if asked for, where the ids of what is `shown` name others.
     """
     if not (asked_for or trial.config.data.source == "csv"):
         return {}
@@ -164,7 +164,7 @@ def find_texts(trial: Trial, asked_for: bool, predicted: Sequence[Predictions]) 
             raise InputError(f"the data changed since {trial.directory} was made")
         splits = dataset.splits.values()
         texts = {i: text for of in splits for i, text in zip(of.ids, of.texts, strict=True)}
-        for of in predicted:
+        for of in shown:
             if Texts.from_texts(texts.get(i, "") for i in of.ids).texts_hash != of.order:
                 raise InputError(f"the rows of the data moved since {trial.directory} was made")
     except InputError as error:

@@ -24,7 +24,7 @@ from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.errors import Diverged, Interrupted, RunError
 from sentiment_jax.models.parameters import count_parameters
 from sentiment_jax.runtime import devices, processes
-from sentiment_jax.runtime.terminal import progress_bar
+from sentiment_jax.runtime.terminal import progress_bar, warn
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json, write_array, write_json
 from sentiment_jax.storage.metrics_log import MetricsLog
@@ -166,6 +166,8 @@ def _open(
         state, progress, records = (
             restore(experiment, checkpoints) if checkpoints.steps else _start(experiment, first)
         )
+    if ignored := ", ".join(checkpoints.ignored[:5]):
+        warn(f"no checkpoints, ignored in {checkpoints.directory}: {ignored}")
     steps = experiment.epochs * experiment.steps_per_epoch
     training = Training(
         run=run,

@@ -34,9 +34,6 @@ def open_checkpoints(directory: RunDirectory) -> Checkpoints:
             f"every checkpoint in {checkpoints.directory} is damaged ({faults or 'found before'}) "
             f"and set aside as N.corrupt: delete {directory.path}, it is trained again"
         )
-    if checkpoints.ignored:
-        names = ", ".join(checkpoints.ignored[:5])
-        terminal.warn(f"no checkpoints, ignored in {checkpoints.directory}: {names}")
     if faults:
         newest = checkpoints.steps[-1]
         lost = max(max(checkpoints.faults) - newest, 0)

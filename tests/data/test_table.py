@@ -329,9 +329,14 @@ def test_pandas_reads_a_parquet_file(tmp_path):
     frame = pandas.DataFrame(
         {"text": [f"caf\u00e9 {i}" for i in range(10)], "label": labels, "n": 0.1}
     )
+    frame["id"] = pandas.array([2**53 + 1, None] * 5, "Int64")
     frame.to_parquet(path)
     table = read_table(path.read_bytes(), path.name, ["text"])
-    assert table.columns == ["text", "label", "n"] and table.cells[1] == ["caf\u00e9 1", "neg", 0.1]
+    assert table.columns == ["text", "label", "n", "id"]
+    assert table.cells[:2] == [
+        ["caf\u00e9 0", "pos", 0.1, 2**53 + 1],
+        ["caf\u00e9 1", "neg", 0.1, None],
+    ]
     assert len(read_texts(DataConfig("csv", str(path)))[0]) == 8
     frame["text"] = frame["text"].str.encode("utf-8")
     frame.to_parquet(path)
