@@ -122,7 +122,7 @@ def read_labeled(
 
 def score_labeled(models: Sequence[TrainedModel], texts: Texts) -> Scored:
     """Return scores and metrics of the averaged probabilities on any texts, blank ones, too."""
-    probabilities, warnings = predict.predict(models, texts.texts)
+    probabilities, warnings = predict.predict(models, texts)
     predict.print_warning_count(warnings)
     thresholds = predict.mean_thresholds(models)
     kind = models[0].kind

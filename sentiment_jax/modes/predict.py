@@ -121,14 +121,15 @@ def mean_thresholds(models: Sequence[TrainedModel]) -> list[float]:
     return average_thresholds(each, len(models[0].classes))
 
 
-def predict(models: Sequence[TrainedModel], texts: Sequence[str]) -> Predictions:
+def predict(models: Sequence[TrainedModel], texts: Sequence[str] | Texts) -> Predictions:
     """Return each text's probabilities, averaged over the models, and a warning or "".
 
     A warning says why a prediction is unreliable: no text, or mostly words that a model lacks.
+    Strings are normalized, `Texts` are already: a second time would make `&` of `&amp;amp;`.
     """
     if not texts:
         return np.zeros((0, len(models[0].classes)), np.float32), []
-    normal = Texts.from_texts(texts)
+    normal = texts if isinstance(texts, Texts) else Texts.from_texts(texts)
     warnings = [BLANK if is_blank(text) else "" for text in normal.texts]
     probabilities = []
     few = scoring.FEW * jax.device_count()

@@ -1,5 +1,6 @@
 """`--mode=report`: findings, tables, plots and one page, made from run directories alone."""
 
+import hashlib
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from sentiment_jax.analysis.records import Group, by_data, collect, hardware
 from sentiment_jax.config.schema import FEW_CLASSES
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.dataset import load_dataset
-from sentiment_jax.data.texts import Texts
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
@@ -164,8 +164,9 @@ def find_texts(trial: Trial, asked_for: bool, shown: Sequence[Predictions]) -> d
             raise InputError(f"the data changed since {trial.directory} was made")
         splits = dataset.splits.values()
         texts = {i: text for of in splits for i, text in zip(of.ids, of.texts, strict=True)}
+        known = {i: one for of in splits for i, one in zip(of.ids, of.hashes.tolist(), strict=True)}
         for of in shown:
-            if Texts.from_texts(texts.get(i, "") for i in of.ids).texts_hash != of.order:
+            if hashlib.sha256(b"".join(known.get(i, b"") for i in of.ids)).hexdigest() != of.order:
                 raise InputError(f"the rows of the data moved since {trial.directory} was made")
     except InputError as error:
         if asked_for:

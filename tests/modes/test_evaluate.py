@@ -12,6 +12,7 @@ from sentiment_jax import api
 from sentiment_jax.data import dataset
 from sentiment_jax.data.labels import apply_temperature
 from sentiment_jax.data.table import Table
+from sentiment_jax.data.texts import normalize_text
 from sentiment_jax.modes.evaluate import evaluate_file, evaluate_split
 from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
 from sentiment_jax.modes.train import train
@@ -34,6 +35,24 @@ def test_a_table_of_the_test_reviews_has_the_scores_of_the_test_split(finished, 
     wanted = read_json(finished / "result.json")["test"]
     for workdirs in ([finished], [finished, finished]):
         assert evaluate_file(workdirs, source, None) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_text_that_is_escaped_twice_is_scored_as_it_is_predicted(finished, tmp_path):
+    texts = ["not &amp;amp; good &amp;lt;br /&amp;gt; bad", "&amp;#38;good", "dull &amp;quot;plot"]
+    texts.append(texts[0] * 3000)  # shortened
+    once = predict([load_run(finished)], texts)[0]
+    loss = -np.log(once[range(4), [1, 0, 1, 1]].astype(float)).mean()
+    again = predict([load_run(finished)], [normalize_text(text) for text in texts])[0]
+    assert np.abs(once - again).max() > 1e-4  # these texts show it
+    labels = [1, 0, 1, 1]
+    rows = zip(texts, map(str, labels), strict=True)
+    source = TextSource(file=write_csv(tmp_path / "twice.csv", rows))
+    output = tmp_path / "predictions.csv"
+    for workdirs in ([finished], [finished, finished]):
+        assert evaluate_file(workdirs, source, output)["loss"] == pytest.approx(loss, rel=1e-6)
+    assert [row["p_positive"] for row in read_table(output)] == [f"{p:.6f}" for p in once[:, 1]]
+    model = api.load(finished)
+    assert model.evaluate((texts, labels))["loss"] == pytest.approx(loss, rel=1e-6)
 
 
 def test_reviews_that_it_was_trained_on_are_counted(finished, run_copy, tmp_path, capsys):

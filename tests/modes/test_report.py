@@ -16,7 +16,7 @@ import pytest
 import runs
 import written_runs
 from commands import BROWSER, HEADLESS
-from reviews import read_table, refuses
+from reviews import read_table, refuses, write_csv
 
 from benchmarks.study import sweeps
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
@@ -27,6 +27,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
 from sentiment_jax.modes.explain import to_page
 from sentiment_jax.modes.export import model_card
+from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import file_sha256
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
@@ -108,6 +109,17 @@ def test_texts_are_shown_on_request_and_not_run(swept, reported, write_page, tmp
     assert "\u202e" not in page and "\x1b" not in page
     unasked = "".join(p.read_text() for p in reported.iterdir() if p.suffix != ".png")
     assert not any(review[:40] in unasked for review in reviews)
+
+
+def test_texts_that_are_escaped_twice_are_shown(write_page, tmp_path, capsys):
+    reviews = [(f"{row['text']} &amp;amp;", row["label"]) for row in read_table(dataset.SAMPLE)]
+    source = {"data.source": "csv", "data.path": str(write_csv(tmp_path / "own.csv", reviews))}
+    train(runs.make_small(**runs.ONE_SHAPE, **source, epochs=1), tmp_path / "run")
+    capsys.readouterr()
+    write_page(tmp_path / "run")
+    rows = read_table(tmp_path / "page" / "run-mistakes.csv")
+    assert rows and all(row["text"].endswith(" &amp;") for row in rows)
+    assert "no texts are shown" not in capsys.readouterr().err
 
 
 def test_texts_of_a_table_are_shown_if_it_is_there(run_copy, write_page, tmp_path, capsys):
