@@ -180,8 +180,7 @@ def print_texts(texts: Sequence[str], predictions: Sequence[str], warnings: Sequ
     """Print a line per text: what a kind's `describe` returns for it, its beginning, a warning."""
     for text, prediction, warning in zip(texts, predictions, warnings, strict=True):
         shown = " ".join(text.split())
-        if len(shown) > 80:
-            shown = f"{shown[:80]}…"
+        shown = f"{shown[:80]}…" if len(shown) > 80 else shown
         if warning:
             shown = warning if warning == BLANK else f"{shown} ({warning})"
         print(f"{prediction}  {shown}")
