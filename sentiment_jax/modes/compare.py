@@ -214,14 +214,15 @@ def _train(
 ) -> Trial | None:
     """Take a run to its end and return it; None, and say why, if there are no weights for it."""
     run = RunDirectory(place)
-    if run.result.exists():  # its weights may be gone
-        recipe = override(recipe, {"data.max_length": run.read_config().data.max_length})
-    elif recipe.model.pretrained:
+    if recipe.model.pretrained:
         try:
-            recipe = override(recipe, {"data.max_length": _readable(recipe)})
+            length = _readable(recipe)
         except InputError as error:
-            print(f"left out {name}: {error}")
-            return None
+            if not run.result.exists():
+                print(f"left out {name}: {error}")
+                return None
+            length = min(recipe.data.max_length, run.read_config().data.max_length)
+        recipe = override(recipe, {"data.max_length": length})
     fewest = len(dataset.splits["train"]) // 2
     recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
     start = time.monotonic()
@@ -301,9 +302,8 @@ def _score(
     probabilities: Float[np.ndarray, "texts classes"] | None = None,
 ) -> Score:
     """Score predictions of the validation texts."""
-    drawn = np.random.default_rng(0).multinomial(
-        len(scored), np.full(len(scored), 1 / len(scored)), size=SAMPLES
-    )
+    each = np.full(len(scored), 1 / len(scored))
+    drawn = np.random.default_rng(0).multinomial(len(scored), each, size=SAMPLES)
     counts = np.concatenate([np.ones((1, len(scored))), drawn])
     resampled = functools.partial(
         score_resampled,

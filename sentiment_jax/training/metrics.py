@@ -178,6 +178,7 @@ def score_resampled(
     order = np.argsort(-probabilities[:, number], kind="stable")
     hits = np.cumsum(counts[:, order] * true[order, number], axis=1)
     precise = hits >= float(precision) * np.cumsum(counts[:, order], axis=1)
+    precise &= np.diff(probabilities[order, number], append=-1) < 0  # none is between equal ones
     return np.max(hits, axis=1, where=precise, initial=0) / np.maximum(hits[:, -1], 1)
 
 

@@ -155,6 +155,9 @@ def test_a_table_that_is_not_utf_8_is_read_by_its_encoding(tmp_path):
     path.write_bytes(raw.decode("cp1252").replace("\xe9", "\u65e5").encode("iso2022_jp"))  # ASCII
     texts = read_texts(DataConfig("csv", str(path), encoding="iso2022_jp"))[0].texts
     assert len(texts) == 8 and all("caf\u65e5 " in text for text in texts)
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):  # plain ASCII of an even length is not
+        assert decode(b"text\nfine\n", "1.txt", encoding) == "text\nfine\n"
+    assert decode("fine".encode("utf-16-le"), "1.txt", "utf-16-le") == "fine"
     folder = path.parent / "texts" / "a"
     folder.mkdir(parents=True)
     (folder / "1.txt").write_bytes(b"caf\xe9")

@@ -198,6 +198,7 @@ def test_the_same_command_trains_nothing_again(compared, changes, tmp_path, monk
     kept = [name for name in COLUMNS if name not in ("train_seconds", "texts_per_second")]
     pandas.testing.assert_frame_equal(found[kept], table[kept])
     refuses("compares models on other texts", compare, changes | {"data.limit": 50}, again)
+    refuses("data.max_length: ", compare, changes | {"data.max_length": 16}, again)
     refuses(
         "chosen a model by accuracy, and tests no other: choose",
         compare,

@@ -191,3 +191,7 @@ def test_the_recall_of_a_class_at_a_precision():
         given = (labels, predicted, probabilities, counts, ("a", "b"))
         found = score_resampled(by, ONE_CLASS, *given)
         assert found.tolist() == pytest.approx(expected)
+    probabilities[:] = 0.5  # no threshold is between equal ones: all texts are found, or none
+    for precision, expected in ((0.7, [1, 1, 0]), (0.9, [0, 1, 0])):
+        found = score_resampled(f"recall:b@{precision}", ONE_CLASS, *given)
+        assert found.tolist() == pytest.approx(expected)
