@@ -75,8 +75,8 @@ def decode(raw: bytes, name: str, encoding: str | None = None) -> str:
         if raw.startswith(first):
             raise InputError(f"{name} is {kind}: unpack it, or save it as a CSV file in UTF-8")
     with contextlib.suppress(LookupError, UnicodeError):
-        if encoding and raw.isascii() and (b"\0" in raw or "a".encode(encoding) == b"a"):
-            return raw.decode(encoding)  # without a NUL, ASCII is no UTF-16
+        if encoding and raw.isascii() and "a".encode(encoding) == b"a":  # not UTF-16
+            return raw.decode(encoding)
     codec = "UTF-16" if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "UTF-8-SIG"
     try:
         before, nul, _ = raw.decode(codec).partition("\0")

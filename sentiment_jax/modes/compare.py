@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.schema import ENCODERS, DataConfig, EncoderConfig
+from sentiment_jax.config.schema import ENCODERS, Config, DataConfig, EncoderConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.dataset import Dataset, infer_source, load_dataset
@@ -214,15 +214,15 @@ def _train(
 ) -> Trial | None:
     """Take a run to its end and return it; None, and say why, if there are no weights for it."""
     run = RunDirectory(place)
+    finished = run.read_config() if run.result.exists() else None
     if recipe.model.pretrained:
         try:
-            length = _readable(recipe)
+            recipe = override(recipe, {"data.max_length": _readable(recipe, finished)})
         except InputError as error:
-            if not run.result.exists():
-                print(f"left out {name}: {error}")
-                return None
-            length = min(recipe.data.max_length, run.read_config().data.max_length)
-        recipe = override(recipe, {"data.max_length": length})
+            if finished:
+                raise
+            print(f"left out {name}: {error}")
+            return None
     fewest = len(dataset.splits["train"]) // 2
     recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
     start = time.monotonic()
@@ -254,9 +254,9 @@ def _lengthen(recipes: Mapping[str, ConfigDict], train: Texts) -> dict[str, Conf
     return {"encoder": override(recipe, {"data.max_length": LONG})}
 
 
-def _readable(recipe: ConfigDict) -> int:
+def _readable(recipe: ConfigDict, finished: Config | None) -> int:
     """Return how many tokens a recipe and its weights read; InputError: there are no weights."""
-    model = checks.resolve(override(recipe, {"data.max_length": 3})).model
+    model = checks.resolve(override(recipe, {"data.max_length": 3}), finished).model
     if not isinstance(model, EncoderConfig):
         return recipe.data.max_length
     return min(recipe.data.max_length, model.max_position_embeddings - model.first_position)
