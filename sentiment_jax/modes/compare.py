@@ -36,7 +36,7 @@ from sentiment_jax.storage.files import read_json, write_csv
 from sentiment_jax.storage.run_directory import VECTORS, RunDirectory, prepare_workdir, tidied
 from sentiment_jax.sweeps.directories import Comparison, open_own
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training import checks, console
+from sentiment_jax.training import checks, console, lineage
 from sentiment_jax.training.advice import LONG, describe_truncation
 from sentiment_jax.training.checks import Start
 from sentiment_jax.training.metrics import is_correct, mcnemar, score_resampled, wilson_interval
@@ -50,13 +50,11 @@ LINEAR = "linear"
 RECIPES = (LINEAR, "encoder:probe", "encoder")  # the cheapest to use first
 AVERAGE = "average"  # compared where there is unlabeled text to learn its embeddings from
 PRETRAIN = "lstm:pretrain"  # learns them
-# To use, that is: once trained, a probe and a fine-tuned encoder cost the same.
-CHEAPER = (LINEAR, AVERAGE)
+CHEAPER = (LINEAR, AVERAGE)  # to use; a probe costs as much as a fine-tuned encoder
 WEIGHTS = ("model.pretrained", "model.revision")  # of the encoders
 TEXT = "pretrain.text"  # unlabeled
 FRACTION = "data.validation_fraction"
-# What may be changed.
-SHARED = ("data.", "seed", "cpu_devices", "class_weights", TEXT, *WEIGHTS)
+SHARED = ("data.", "seed", "cpu_devices", "class_weights", TEXT, *WEIGHTS)  # may be changed
 FEW = 100  # validation texts: fewer choose by chance, and folds take their place
 FOLDS = 5
 TIMED = 256  # texts, to measure how fast a model predicts
@@ -227,6 +225,8 @@ def _train(
     recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
     start = time.monotonic()
     with open_run(recipe, place, task_of(recipe), nested=True, stop=stop) as opened:
+        if opened.sources and name == "encoder":
+            lineage.check_same_sources(opened.config, RunDirectory(place.parent / "encoder-probe"))
         result = opened.finished
         if tested:  # it goes on: what is left is the test
             opened = dataclasses.replace(opened, start=Start.RESUMED)
@@ -282,8 +282,7 @@ class Score:
     correct: Bool[np.ndarray, " texts"]
     predicted: Bool[np.ndarray, "texts classes"]
     macro_f1: float
-    # The metric to choose by and the accuracy, on the validation texts and then on resamples of
-    # them (Efron, 1979).
+    # The metric to choose by and the accuracy, on the texts and on resamples (Efron, 1979).
     samples: Float[np.ndarray, "metrics samples"]
 
 
@@ -292,6 +291,8 @@ def _read_score(trial: Trial, scored: Texts, by: str) -> Score:
     own = read_predictions([trial], "val")
     if own.order != scored.texts_hash:
         raise InputError(f"{trial.directory} scored other texts: choose another --workdir")
+    if own.ids != scored.ids:
+        terminal.warn(f"ids in {trial.directory} number texts in the order of an earlier call")
     return _score(scored, own.predicted[0], by, own.probabilities[0])
 
 
@@ -426,8 +427,7 @@ def _print(
     console.print_metrics(scored.kind, measured)
     console.print_linear_baseline(dict(result))
     if left := [name for name in RECIPES if name not in found]:
-        listed = " and ".join(left)
-        print_line("advice", f"{listed}, left out above, are usually better")
+        print_line("advice", f"{' and '.join(left)}, left out above, are usually better")
     else:
         encoder = RunDirectory(_place(directory, RECIPES[-1]))
         truncated = read_json(encoder.env)["data"]["truncated"]["train"]

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import golden
 import matplotlib.image
 import numpy as np
 import pandas
@@ -258,6 +259,35 @@ def test_a_stopped_comparison_goes_on(place, compared, changes, tmp_path, monkey
     for name in PLACES:
         runs.assert_same_run(directory / name, work / name)
     assert read_json(work / "comparison.json")["chosen"] == chosen
+
+
+@pytest.mark.parametrize("folds", [0, 2])
+def test_a_begun_comparison_takes_no_other_weights(folds, tmp_path, monkeypatch):
+    """Overwritten in their folder, after the probe has learned from the former."""
+    folder = make_folder(tmp_path / "bert")
+    changes = SMALL | {"model.pretrained": str(folder), "data.folds": folds}
+    with monkeypatch.context() as patch:
+        patch.setattr(mode, "RECIPES", RECIPES[:2])
+        compare(changes, tmp_path / "mine")
+    former = (folder / "model.safetensors").read_bytes()
+    golden.rewrite(folder, lambda of: {name: value * 1.01 for name, value in of.items()})
+    message = f"encoder-probe learned from other parameters than those in {folder}"
+    refuses(message, compare, changes, tmp_path / "mine")
+    assert not RunDirectory(tmp_path / "mine" / "encoder").env.exists()
+    (folder / "model.safetensors").write_bytes(former)
+    assert list(compare(changes, tmp_path / "mine").model) == [*RECIPES]
+
+
+def test_ids_of_another_order_of_rows_are_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mode, "RECIPES", ("linear",))
+    splits = load_dataset(DataConfig("sample", limit=60)).splits
+    data = pandas.DataFrame({"text": splits["train"].texts, "label": splits["train"].codes})
+    quick = {"cpu_devices": 1, "data.max_length": 24}
+    said = f"ids in {tmp_path}/mine/linear number texts in the order of an earlier call"
+    for rows, changed in ((data, False), (data, False), (data[::-1], True)):
+        rows.to_csv(tmp_path / "my.csv", index=False)
+        sentiment_jax.compare(tmp_path / "mine", tmp_path / "my.csv", changes=quick)
+        assert (said in capsys.readouterr().err) == changed
 
 
 def test_without_weights_the_encoders_are_left_out(changes, tmp_path, capsys):
