@@ -46,8 +46,8 @@ from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.multi_label import task_of
 from sentiment_jax.training.trained_model import load_run
 
-LINEAR = "linear"
-RECIPES = (LINEAR, "encoder:probe", "encoder")  # the cheapest to use first
+RECIPES = ("linear", "encoder:probe", "encoder")  # the cheapest to use first
+LINEAR, PROBE, ENCODER = RECIPES
 AVERAGE = "average"  # compared where there is unlabeled text to learn its embeddings from
 PRETRAIN = "lstm:pretrain"  # learns them
 CHEAPER = (LINEAR, AVERAGE)  # to use; a probe costs as much as a fine-tuned encoder
@@ -225,8 +225,8 @@ def _train(
     recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
     start = time.monotonic()
     with open_run(recipe, place, task_of(recipe), nested=True, stop=stop) as opened:
-        if opened.sources and name == "encoder":
-            lineage.check_same_sources(opened.config, RunDirectory(place.parent / "encoder-probe"))
+        if opened.sources and name == ENCODER:
+            lineage.check_same_sources(opened.config, RunDirectory(_place(place.parent, PROBE)))
         result = opened.finished
         if tested:  # it goes on: what is left is the test
             opened = dataclasses.replace(opened, start=Start.RESUMED)
@@ -243,7 +243,7 @@ def _train(
 def _lengthen(recipes: Mapping[str, ConfigDict], train: Texts) -> dict[str, ConfigDict]:
     """Return the recipe `encoder` with LONG texts, if most are longer than it reads."""
     tokens = np.median([*map(len, train.texts)]) / CHARACTERS
-    recipe = recipes.get("encoder")
+    recipe = recipes.get(ENCODER)
     if recipe is None or tokens <= recipe.data.max_length:
         return {}
     times = min(tokens, LONG) / recipe.data.max_length
@@ -251,7 +251,7 @@ def _lengthen(recipes: Mapping[str, ConfigDict], train: Texts) -> dict[str, Conf
         f"encoder reads up to {LONG} tokens of a text, not {recipe.data.max_length}, since most "
         f"texts have more: it takes {times:.1f} times as long"
     )
-    return {"encoder": override(recipe, {"data.max_length": LONG})}
+    return {ENCODER: override(recipe, {"data.max_length": LONG})}
 
 
 def _readable(recipe: ConfigDict, finished: Config | None) -> int:
